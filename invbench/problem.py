@@ -1,0 +1,125 @@
+"""The one problem of this suite.
+
+minimise over x in C    w f_loss(f(x), y) + sum_i w_i R_i(x)
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from invbench.domains import Domain
+from invbench.losses import Loss
+from invbench.meter import Meter, MeterView
+from invbench.network import Network
+from invbench.priors import Prior
+
+
+@dataclass(frozen=True)
+class WeightedPrior:
+    """One term w R(x) of the objective, under the name that records show."""
+
+    name: str
+    weight: float
+    prior: Prior
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A batch of B independent instances of the problem above. It holds no ground truth.
+
+    x is a batch `(B, *network.input_shape)` of images, codes or parameter vectors. Everything returned is
+    per instance, `(B,)`. What a solver evaluates here is counted by `meter`.
+
+    Attributes:
+        network: f.
+        target: y, `(B, ...)`: features, labels or directions, as the loss reads them.
+        loss: `(f(x), y) -> (B,)`.
+        domain: C; objectives are judged at points projected onto it.
+        priors: the terms w_i R_i.
+        meter: counts passes through the network.
+        loss_weight: w; 1 but for published methods that scale it.
+    """
+
+    network: Network
+    target: Tensor
+    loss: Loss
+    domain: Domain
+    priors: tuple[WeightedPrior, ...]
+    meter: Meter | MeterView
+    loss_weight: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Number of instances, B."""
+        return len(self.target)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of x, (B, ...)."""
+        return (self.size, *self.network.input_shape)
+
+    def objective(self, x: Tensor) -> Tensor:
+        """The exact objective at x, `(B,)`; counts one application."""
+        with torch.no_grad():
+            value = self._value(x, x, 1.0)
+        self.meter.count("applications", self.network.multiply_adds)
+        return value
+
+    def value_and_gradient(
+        self, x: Tensor, shift: tuple[int, int] = (0, 0), prior_scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Objective `(B,)` and its gradient `(B, ...)`; counts one application and one adjoint.
+
+        Args:
+            x: where.
+            shift: the network sees x translated by so many rows and columns, on the torus, so that nothing
+                is blanked or repeated (jitter of Mahendran & Vedaldi 2016, whose x carries a border
+                instead). Priors see x as it is.
+            prior_scale: factor on all prior weights (homotopies that let them fall).
+        """
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            seen = torch.roll(leaf, shift, dims=(-2, -1)) if any(shift) else leaf
+            value = self._value(leaf, seen, prior_scale)
+            (gradient,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
+        self.meter.count("applications", self.network.multiply_adds)
+        self.meter.count("adjoints", self.network.multiply_adds)
+        return value.detach(), gradient
+
+    def terms(self, output: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """Every term at x by name, unweighted, and their weighted sum: what records show.
+
+        Args:
+            output: f(x), so that metrics can share the pass.
+            x: `(B, ...)`.
+
+        Returns:
+            `{"objective": (B,), "loss": (B,), "prior:NAME": (B,), ...}`.
+        """
+        loss = self.loss(output, self.target)
+        energies = {f"prior:{term.name}": term.prior(x) for term in self.priors}
+        weighted = (term.weight * energies[f"prior:{term.name}"] for term in self.priors)
+        return {"objective": sum(weighted, start=self.loss_weight * loss), "loss": loss, **energies}
+
+    def select(self, indices: Tensor) -> "Problem":
+        """The sub-problem of some instances, repeats allowed; its work is charged to them.
+
+        Args:
+            indices: `(b,)` int64.
+        """
+        return replace(
+            self,
+            target=self.target[indices],
+            domain=self.domain.select(indices),
+            priors=tuple(replace(term, prior=term.prior.select(indices)) for term in self.priors),
+            meter=self.meter.view(indices.cpu().numpy()),
+        )
+
+    def _value(self, x: Tensor, seen: Tensor, prior_scale: float) -> Tensor:
+        value = self.loss(self.network(seen), self.target)
+        if self.loss_weight != 1.0:
+            value = self.loss_weight * value
+        for term in self.priors:
+            value = value + (prior_scale * term.weight) * term.prior(x)
+        return value
