@@ -1,0 +1,166 @@
+"""What is measured of a reconstruction or an attack, per image, on the device: (x, truth, problem) -> (B,).
+
+The harness projects x onto the domain before it calls a metric. Image metrics score on the one range
+[0, 1], to which they clip x, so that no method is stretched or clipped in a way of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from invbench.problem import Problem
+
+Function = Callable[[Tensor, Tensor, Problem], Tensor]
+
+#: Gaussian window of the SSIM: sigma 1.5, cut off at 3.5 sigma, as scikit-image has it.
+SIGMA, RADIUS = 1.5, 5
+#: Stabilisers of the SSIM for a range of 1.
+C1, C2 = 0.01**2, 0.03**2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        name: its column in the table.
+        summary: one line.
+        better: which way is better.
+        needs_truth: whether it is defined only where a trial has a ground truth.
+        function: (x, truth, problem) -> (B,).
+    """
+
+    name: str
+    summary: str
+    better: Literal["lower", "higher"]
+    needs_truth: bool
+    function: Function
+
+    def __call__(self, x: Tensor, truth: Tensor | None, problem: Problem) -> Tensor:
+        """The metric of every instance, (B,)."""
+        assert truth is not None or not self.needs_truth
+        return self.function(x, x if truth is None else truth, problem)
+
+
+_found: dict[str, Metric] = {}
+
+
+def find() -> dict[str, Metric]:
+    """All metrics by name."""
+    return dict(_found)
+
+
+def _metric(better: Literal["lower", "higher"], needs_truth: bool = True) -> Callable[[Function], Function]:
+    def collect(function: Function) -> Function:
+        name = function.__name__
+        summary = (function.__doc__ or "").partition("\n")[0]
+        _found[name] = Metric(name, summary, better, needs_truth, function)
+        return function
+
+    return collect
+
+
+@_metric("lower")
+def mse(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Mean squared error, on [0, 1]."""
+    return (x.clamp(0, 1) - truth).square().flatten(1).mean(1)
+
+
+@_metric("higher")
+def psnr(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """Peak signal-to-noise ratio in dB, -10 log10 MSE; infinite for a perfect reconstruction."""
+    return -10 * mse(x, truth, problem).log10()
+
+
+@_metric("higher")
+def ssim(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Structural similarity, at most 1: Gaussian window of sigma 1.5, population covariance, data range 1.
+
+        mean over channels and pixels of
+        (2 mu_x mu_t + C1) (2 s_xt + C2) / ((mu_x^2 + mu_t^2 + C1) (s_x^2 + s_t^2 + C2))
+
+    It is scikit-image's `structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False, data_range=1)`, which averages over the pixels whose window of 11 x 11 lies
+    inside the image. NaN for images smaller than the window.
+
+    References:
+        Wang, Bovik, Sheikh & Simoncelli, IEEE TIP 2004, eq. 13.
+    """
+    if min(x.shape[-2:]) <= 2 * RADIUS:
+        return torch.full_like(x[:, 0, 0, 0], torch.nan)
+    x = x.clamp(0, 1)
+    # Variances are differences of large numbers in float32: take them around the mean of both images.
+    centre = ((x + truth) / 2).mean((2, 3), keepdim=True)
+    a, b = x - centre, truth - centre
+    with _full_precision():
+        mean_a, mean_b, aa, bb, ab = _blur(torch.stack([a, b, a * a, b * b, a * b])).unbind()
+    var_a, var_b, cov = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
+    mu_x, mu_t = mean_a + centre, mean_b + centre
+    luminance = (2 * mu_x * mu_t + C1) / (mu_x**2 + mu_t**2 + C1)
+    structure = (2 * cov + C2) / (var_a + var_b + C2)
+    return (luminance * structure).flatten(1).mean(1)
+
+
+def _blur(images: Tensor) -> Tensor:
+    """Gaussian mean over every full window: (..., H, W) -> (..., H - 10, W - 10)."""
+    offsets = torch.arange(-RADIUS, RADIUS + 1, device=images.device, dtype=torch.float64)
+    window = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
+    window = (window / window.sum()).to(images.dtype)
+    *rest, height, width = images.shape
+    flat = images.reshape(-1, 1, height, width)
+    flat = functional.conv2d(functional.conv2d(flat, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+    return flat.view(*rest, *flat.shape[-2:])
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Convolutions without TF32, which would show in the third digit."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@_metric("lower")
+def relative_l2(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Relative error |x - truth| / |truth|, unclipped."""
+    return _norm(x - truth) / _norm(truth)
+
+
+@_metric("lower", needs_truth=False)
+def feature_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Relative squared error of the features, |f(x) - y|^2 / |y|^2."""
+    residual = problem.network(x) - problem.target
+    return residual.flatten(1).square().sum(1) / problem.target.flatten(1).square().sum(1)
+
+
+@_metric("higher", needs_truth=False)
+def success(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """1 where the network takes x for the wanted class, else 0; the mean is the success rate."""
+    target = problem.target
+    wanted = target.argmax(1) if target.is_floating_point() else target  # a direction points at its class
+    return (problem.network(x).argmax(1) == wanted).to(x.dtype)
+
+
+@_metric("lower")
+def distortion_l2(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Distance |x - original| that an attack needed."""
+    return _norm(x - truth)
+
+
+@_metric("lower")
+def distortion_linf(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Largest change of an element that an attack needed, max |x - original|."""
+    return (x - truth).flatten(1).abs().amax(1)
+
+
+def _norm(x: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norm

@@ -1,0 +1,188 @@
+"""The networks that come along: by name, trained, shipped, cached, from a file, or a user's own."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invbench import cache
+from invbench.errors import UserError
+from invbench.images import Images
+from invbench.network import Network, parse
+from invbench.networks.architectures import Architecture, Recipe, find
+from invbench.networks.classifier import accuracy, train_classifier
+from invbench.networks.factories import call_factory
+from invbench.networks.pretrained import PREFIX, published_weights, with_stages
+from invbench.networks.weights import fit_weights, read_weights
+from invbench.training import Progress
+
+__all__ = ["Trained", "check_finite", "find", "load", "save"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network with what is known about its weights.
+
+    Attributes:
+        network: ready to be inverted.
+        origin: where the weights come from, in words.
+        accuracy: share of the held-out images whose class it names, or None where that was not measured.
+        seconds: that the training took, or None.
+    """
+
+    network: Network
+    origin: str
+    accuracy: float | None = None
+    seconds: float | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data for reports."""
+        return {
+            "origin": self.origin,
+            "held_out_accuracy": self.accuracy,
+            "training_seconds": self.seconds,
+            "multiply_adds": self.network.multiply_adds,
+            "stages": list(self.network.stages),
+            "chain": self.network.reason is None,
+        }
+
+
+def load(
+    name: str,
+    parameters: Mapping[str, Any],
+    images: Images,
+    progress: Progress = lambda *_: None,
+    refresh: bool = False,
+) -> Trained:
+    """A network by name.
+
+    Its weights come from `weights: PATH` if given; else, for a trained network, from the package or the
+    user's cache if they hold what this recipe makes of these images, and otherwise from a training now.
+
+    Args:
+        name: one of `find()`, or `module:factory` for a network of one's own: the factory is called with the
+            parameters and returns an nn.Module for images of the size in use.
+        parameters: `weights`, `seed` (of initialisation and training), and those of the architecture.
+        images: what it is trained on and applied to.
+        progress: called with (done, total, text) during a training.
+        refresh: train although there are weights.
+
+    Raises:
+        UserError: there is no such network or parameter, or the weights do not fit.
+    """
+    own = {key: value for key, value in parameters.items() if key not in ("weights", "seed")}
+    path, seed = parameters.get("weights"), _seed(name, parameters)
+    architecture = None if ":" in name else _architecture(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = call_factory(name, own) if architecture is None else _build(architecture, own, images)
+    if path is not None:
+        file = Path(str(path)).expanduser()
+        module, origin = _filled(name, module, read_weights(file), f"weights {path}"), f"file {file.name}"
+    elif architecture is None:
+        origin = "as its factory makes it"
+    elif name.startswith(PREFIX):
+        module = _filled(name, module, published_weights(name), "the weights of torchvision")
+        origin = "torchvision's default weights"
+    elif architecture.recipe is None:
+        origin = f"untrained, seed {seed}"
+    else:
+        key = _key(architecture, own, seed, images)
+        found = None if refresh else _found(key)
+        state, about, origin = found or _train(module, architecture.recipe, key, seed, images, progress)
+        fit_weights(module, state, f"trained weights {key}")
+        network = parse(module, images.shape, name)
+        return Trained(network, origin, float(about["accuracy"]), float(about["seconds"]))
+    return Trained(parse(module, images.shape, name), origin)
+
+
+def save(trained: Trained, path: Path) -> None:
+    """Write the weights of a network, with what is known about them; raises UserError when that fails."""
+    about = {"origin": trained.origin, "accuracy": str(trained.accuracy), "seconds": str(trained.seconds)}
+    try:
+        cache.write(path, trained.network.module.state_dict(), about)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def check_finite(network: Network, pixels: Tensor) -> None:
+    """Raise UserError when the network returns NaN or infinity for images."""
+    with torch.no_grad():
+        output = network(pixels)
+    if not output.isfinite().all():
+        what = "NaN" if output.isnan().any() else "infinite values"
+        raise UserError(f"network '{network.name}' returns {what} for the images: check its weights")
+
+
+def _architecture(name: str) -> Architecture:
+    found = find()
+    if name not in found:
+        near = get_close_matches(name, found, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(found)}"
+        raise UserError(f"unknown network '{name}': {hint}")
+    return found[name]
+
+
+def _seed(name: str, parameters: Mapping[str, Any]) -> int:
+    seed = parameters.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UserError(f"network '{name}': seed is {seed!r}, but a whole number from 0 on is needed")
+    return seed
+
+
+def _build(architecture: Architecture, own: Mapping[str, Any], images: Images) -> nn.Module:
+    name, known = architecture.name, architecture.parameters
+    for key in own:
+        if key not in known:
+            near = get_close_matches(key, [*known, "weights", "seed"], 1)
+            hint = (
+                f"did you mean '{near[0]}'?" if near else f"it takes {', '.join([*known, 'weights', 'seed'])}"
+            )
+            raise UserError(f"network '{name}' has no parameter '{key}': {hint}")
+    try:
+        return architecture.build(len(images.classes), images.size, **own)
+    except (RuntimeError, TypeError, ValueError) as error:
+        given = ", ".join(f"{key}: {value!r}" for key, value in own.items())
+        raise UserError(f"network '{name}' cannot be built with {given} ({error})") from error
+
+
+def _filled(name: str, module: nn.Module, state: dict[str, Tensor], place: str) -> nn.Module:
+    """A module with these weights; those of torchvision's networks may have its names or those of `save`."""
+    staged = with_stages(module) if name.startswith(PREFIX) else module
+    fit_weights(staged if staged.state_dict().keys() == state.keys() else module, state, place)
+    return staged
+
+
+def _found(key: str) -> tuple[dict[str, Tensor], cache.About, str] | None:
+    """Weights of an earlier training, with where they come from."""
+    shipped = cache.read(Path(str(resources.files("invbench"))) / "weights" / f"{key}.safetensors")
+    if shipped is not None:
+        return *shipped, "shipped with the package"
+    kept = cache.fetch(f"networks/{key}")
+    return None if kept is None else (*kept, "trained before on this machine")
+
+
+def _train(
+    module: nn.Module, recipe: Recipe, key: str, seed: int, images: Images, progress: Progress
+) -> tuple[dict[str, Tensor], cache.About, str]:
+    """The same from a training now."""
+    history = train_classifier(module, images, recipe, seed, progress)
+    held_out = accuracy(module, images.all("test"))
+    about = {"accuracy": str(held_out), "seconds": f"{history.seconds:.1f}", "recipe": repr(recipe)}
+    kept = cache.keep(f"networks/{key}", module.state_dict(), about)
+    origin = "trained now" if kept else f"trained now (the cache at {cache.folder()} cannot be written)"
+    return module.state_dict(), about, origin
+
+
+def _key(architecture: Architecture, own: Mapping[str, Any], seed: int, images: Images) -> str:
+    """Identity of trained weights: architecture, recipe, parameters, seed, and what was learned from."""
+    assert architecture.recipe is not None
+    parameters = {**architecture.parameters, **own}
+    spec = [architecture.name, asdict(architecture.recipe), parameters, seed, images.digest, images.size]
+    return f"{architecture.name}-{hashlib.sha256(repr(spec).encode()).hexdigest()[:16]}"

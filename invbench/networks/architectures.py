@@ -1,0 +1,226 @@
+"""Networks to invert. A building function with the decorator is all that it takes to add one.
+
+Every network takes images in [0, 1] and normalises them itself. A stage, by whose name it may be cut, is a
+child of the sequence with its activation in it.
+"""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from invbench.errors import UserError
+from invbench.operators import Normalise
+
+#: Means and standard deviations of natural images, roughly; networks trained elsewhere bring their own.
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; part of the identity of its weights.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch: images a step.
+        lr: first learning rate of AdamW with a cosine schedule.
+        weight_decay: decoupled.
+        shift: images are shifted by up to so many pixels, with reflected borders.
+        flip: half of the images are mirrored.
+        smoothing: of the labels.
+    """
+
+    epochs: float
+    batch: int = 128
+    lr: float = 2e-3
+    weight_decay: float = 1e-2
+    shift: int = 0
+    flip: bool = True
+    smoothing: float = 0.05
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network by name.
+
+    Attributes:
+        name: in studies.
+        summary: one line.
+        build: (classes, size, **parameters) -> module.
+        recipe: how it is trained, or None for networks that are not.
+    """
+
+    name: str
+    summary: str
+    build: Callable[..., nn.Module]
+    recipe: Recipe | None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters that a study may set, with their defaults."""
+        signature = inspect.signature(self.build)
+        return {
+            name: p.default for name, p in signature.parameters.items() if name not in ("classes", "size")
+        }
+
+
+_found: dict[str, Architecture] = {}
+
+
+def find() -> dict[str, Architecture]:
+    """All architectures by name."""
+    return dict(_found)
+
+
+def architecture(
+    recipe: Recipe | None = None,
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Offer a building function as a network, under its own name."""
+
+    def collect(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        summary = (build.__doc__ or "").partition("\n")[0]
+        _found[build.__name__] = Architecture(build.__name__, summary, build, recipe)
+        return build
+
+    return collect
+
+
+@architecture(Recipe(epochs=12, shift=2))
+def lenet(classes: int, size: int) -> nn.Module:
+    """LeNet type: two 5 x 5 convolutions (16, 32), 2 x 2 max-pools, three dense layers; 32 px."""
+    _demand(size, 8, 4, "lenet")
+    return nn.Sequential(
+        OrderedDict(
+            normalise=Normalise(MEAN, STD),
+            conv1=nn.Sequential(nn.Conv2d(3, 16, 5, padding=2), nn.ReLU()),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Sequential(nn.Conv2d(16, 32, 5, padding=2), nn.ReLU()),
+            pool2=nn.MaxPool2d(2),
+            fc1=nn.Sequential(nn.Flatten(), nn.Linear(32 * (size // 4) ** 2, 120), nn.ReLU()),
+            fc2=nn.Sequential(nn.Linear(120, 84), nn.ReLU()),
+            fc3=nn.Linear(84, classes),
+        )
+    )
+
+
+@architecture(Recipe(epochs=20, shift=4))
+def vgg11(classes: int, size: int, width: float = 1.0, batch_norm: bool = True) -> nn.Module:
+    """VGG-11 for 32 or 64 px, with or without batch norm; `width` scales the channels."""
+    _demand(size, 32, 32, "vgg11")
+    plan = [
+        (64, True),
+        (128, True),
+        (256, False),
+        (256, True),
+        (512, False),
+        (512, True),
+        (512, False),
+        (512, True),
+    ]
+    children: OrderedDict[str, nn.Module] = OrderedDict(normalise=Normalise(MEAN, STD))
+    channels, pools = 3, 0
+    for n, (full, pooled) in enumerate(plan, start=1):
+        wide = max(1, round(full * width))
+        convolution = nn.Conv2d(channels, wide, 3, padding=1, bias=not batch_norm)
+        norm = [nn.BatchNorm2d(wide)] if batch_norm else []
+        children[f"conv{n}"] = nn.Sequential(convolution, *norm, nn.ReLU())
+        if pooled:
+            pools += 1
+            children[f"pool{pools}"] = nn.MaxPool2d(2)
+        channels = wide
+    children["fc"] = nn.Sequential(nn.Flatten(), nn.Linear(channels * (size // 32) ** 2, classes))
+    return nn.Sequential(children)
+
+
+@architecture(Recipe(epochs=20, shift=4))
+def alexnet64(classes: int, size: int, width: float = 1.0) -> nn.Module:
+    """AlexNet type for 64 px: strided first convolution, LRN, overlapping 3 x 3 pools; `width` scales it."""
+    _demand(size, 64, 64, "alexnet64", exactly=True)
+    c1, c2, c3, c4, dense = (max(1, round(n * width)) for n in (64, 160, 224, 192, 512))
+    return nn.Sequential(
+        OrderedDict(
+            normalise=Normalise(MEAN, STD),
+            conv1=nn.Sequential(nn.Conv2d(3, c1, 7, stride=2, padding=3), nn.ReLU()),
+            norm1=nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0),
+            pool1=nn.MaxPool2d(3, 2),
+            conv2=nn.Sequential(nn.Conv2d(c1, c2, 5, padding=2), nn.ReLU()),
+            norm2=nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0),
+            pool2=nn.MaxPool2d(3, 2),
+            conv3=nn.Sequential(nn.Conv2d(c2, c3, 3, padding=1), nn.ReLU()),
+            conv4=nn.Sequential(nn.Conv2d(c3, c4, 3, padding=1), nn.ReLU()),
+            conv5=nn.Sequential(nn.Conv2d(c4, c4, 3, padding=1), nn.ReLU()),
+            pool5=nn.MaxPool2d(3, 2),
+            fc6=nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(c4 * 9, dense), nn.ReLU()),
+            fc7=nn.Sequential(nn.Dropout(0.3), nn.Linear(dense, dense), nn.ReLU()),
+            fc8=nn.Linear(dense, classes),
+        )
+    )
+
+
+@architecture()
+def random_cnn(classes: int, size: int, layers: int = 2, width: int = 64, kernel: int = 5) -> nn.Module:
+    """Untrained: layers of random filters, ReLU and 2 x 2 max-pools, and a random dense layer.
+
+    The filters are Gaussian with variance 2 / fan-in, so that activations keep their scale. Gilbert et al.
+    2017 (Table 1) put a batch norm behind each convolution, whose scale and bias they train.
+    """
+    _demand(size, 2**layers, 2**layers, "random_cnn")
+    children: OrderedDict[str, nn.Module] = OrderedDict(normalise=Normalise(MEAN, STD))
+    channels = 3
+    for n in range(1, layers + 1):
+        convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
+        nn.init.kaiming_normal_(convolution.weight)
+        children[f"conv{n}"] = nn.Sequential(convolution, nn.ReLU())
+        children[f"pool{n}"] = nn.MaxPool2d(2)
+        channels = width
+    children["fc"] = nn.Sequential(nn.Flatten(), nn.Linear(channels * (size // 2**layers) ** 2, classes))
+    return nn.Sequential(children)
+
+
+@architecture(Recipe(epochs=20, shift=4))
+def resnet(classes: int, size: int, width: int = 16, blocks: int = 3) -> nn.Module:
+    """A small residual network, which is no chain: only black-box methods take it.
+
+    Stages: stem, block1, ... (each doubles the width and halves the resolution but the first), head.
+    """
+    _demand(size, 2 ** (blocks - 1), 2 ** (blocks - 1), "resnet")
+    stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    children: OrderedDict[str, nn.Module] = OrderedDict(normalise=Normalise(MEAN, STD), stem=stem)
+    channels = width
+    for n in range(1, blocks + 1):
+        wide = width * 2 ** (n - 1)
+        children[f"block{n}"] = ResidualBlock(channels, wide, stride=1 if n == 1 else 2)
+        channels = wide
+    children["head"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+    return nn.Sequential(children)
+
+
+class ResidualBlock(nn.Module):
+    """relu(F(x) + S(x)), F two normalised convolutions, S the identity or a 1 x 1 convolution."""
+
+    def __init__(self, channels: int, wide: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(channels, wide, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(wide),
+            nn.ReLU(),
+            nn.Conv2d(wide, wide, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(wide),
+        )
+        same = channels == wide and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels, wide, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, wide, H / stride, W / stride)."""
+        return nn.functional.relu(self.residual(x) + self.shortcut(x))
+
+
+def _demand(size: int, least: int, multiple: int, name: str, exactly: bool = False) -> None:
+    if exactly and size != least:
+        raise UserError(f"network '{name}' takes images of {least} px (got {size}): set images.size")
+    if size < least or size % multiple:
+        needs = f"a multiple of {multiple} px, at least {least}"
+        raise UserError(f"network '{name}' takes images of {needs} (got {size}): set images.size")

@@ -1,0 +1,119 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from invbench import metrics
+from tests.toys import tiny_problems
+
+FOUND = metrics.find()
+PROBLEM, _ = tiny_problems()["features in a box"]
+
+
+def pairs(generator: torch.Generator, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Smooth and rough, alike and unlike, dark and bright images."""
+    truth = torch.rand(6, 3, 32, 36, generator=generator, dtype=torch.float64)
+    truth[:3] = torch.nn.functional.avg_pool2d(truth[:3], 5, 1, 2)
+    noise = torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    levels = torch.tensor([1e-3, 0.03, 0.3] * 2, dtype=torch.float64).view(-1, 1, 1, 1)
+    x = (truth + levels * noise).clamp(0, 1)
+    truth[5], x[5] = 0.98 + 0.02 * truth[5], 0.98 + 0.02 * x[5]
+    return x.to(dtype), truth.to(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_ssim_is_that_of_scikit_image(
+    generator: torch.Generator, device: torch.device, dtype: torch.dtype, tolerance: float
+) -> None:
+    x, truth = pairs(generator, dtype)
+    ours = FOUND["ssim"](x.to(device), truth.to(device), PROBLEM).cpu()
+    for i in range(len(x)):
+        theirs = structural_similarity(
+            truth[i].double().numpy(),
+            x[i].double().numpy(),
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1,
+            channel_axis=0,
+        )
+        assert float(ours[i]) == pytest.approx(theirs, abs=tolerance)
+
+
+def test_mse_and_psnr_are_those_of_scikit_image(generator: torch.Generator) -> None:
+    x, truth = pairs(generator, torch.float32)
+    for i in range(len(x)):
+        a, b = truth[i].double().numpy(), x[i].double().numpy()
+        assert float(FOUND["mse"](x, truth, PROBLEM)[i]) == pytest.approx(mean_squared_error(a, b), rel=1e-5)
+        ours = float(FOUND["psnr"](x, truth, PROBLEM)[i])
+        assert ours == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1), abs=1e-4)
+
+
+def test_a_perfect_reconstruction() -> None:
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert FOUND["mse"](x, x, PROBLEM).tolist() == [0, 0]
+    assert FOUND["psnr"](x, x, PROBLEM).tolist() == [np.inf, np.inf]
+    assert FOUND["ssim"](x, x, PROBLEM).tolist() == pytest.approx([1, 1])
+
+
+def test_an_image_smaller_than_the_window_has_no_ssim() -> None:
+    x = torch.rand(2, 3, 10, 32)
+    assert FOUND["ssim"](x, x, PROBLEM).isnan().all()
+    assert FOUND["ssim"](torch.rand(2, 3, 11, 11), torch.rand(2, 3, 11, 11), PROBLEM).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["mse", "psnr", "ssim"])
+def test_image_metrics_clip_to_the_one_range(name: str, generator: torch.Generator) -> None:
+    x, truth = pairs(generator, torch.float64)
+    wild = (x - 0.5) * 3
+    torch.testing.assert_close(
+        FOUND[name](wild, truth, PROBLEM), FOUND[name](wild.clamp(0, 1), truth, PROBLEM)
+    )
+
+
+@pytest.mark.parametrize("name", sorted(FOUND))
+def test_a_batch_equals_its_members(name: str, generator: torch.Generator) -> None:
+    truth = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
+    x = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
+    which = "class in a box" if name == "success" else "features in a box"
+    problem, _ = tiny_problems()[which]
+    together = FOUND[name](x, truth, problem)
+    assert together.shape == (3,)
+    for i in range(3):
+        alone = FOUND[name](x[i : i + 1], truth[i : i + 1], problem.select(torch.tensor([i])))
+        torch.testing.assert_close(together[i : i + 1], alone, equal_nan=True)
+
+
+def test_norms_and_feature_error_by_their_definitions(generator: torch.Generator) -> None:
+    x, truth = (torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    y, f = PROBLEM.target.numpy(), PROBLEM.network(x).numpy()
+    for i in range(3):
+        d, t = (x[i] - truth[i]).numpy(), truth[i].numpy()
+        expected = {
+            "relative_l2": np.linalg.norm(d) / np.linalg.norm(t),
+            "distortion_l2": np.linalg.norm(d),
+            "distortion_linf": np.abs(d).max(),
+            "feature_error": ((f[i] - y[i]) ** 2).sum() / (y[i] ** 2).sum(),
+        }
+        for name, value in expected.items():
+            assert float(FOUND[name](x, truth, PROBLEM)[i]) == pytest.approx(value)
+
+
+def test_success_for_labels_and_for_directions(generator: torch.Generator) -> None:
+    problem, _ = tiny_problems()["class in a box"]
+    x = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
+    predicted = problem.network(x).argmax(1)
+    hit = replace(problem, target=predicted)
+    assert FOUND["success"](x, None, hit).tolist() == [1, 1, 1]
+    assert FOUND["success"](x, None, replace(problem, target=(predicted + 1) % 5)).tolist() == [0, 0, 0]
+    direction = torch.nn.functional.one_hot(predicted, 5).double()
+    assert FOUND["success"](x, None, replace(problem, target=direction)).tolist() == [1, 1, 1]
+
+
+def test_tf32_is_left_as_it_was() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    FOUND["ssim"](torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), PROBLEM)
+    assert torch.backends.cudnn.allow_tf32 == before
