@@ -1,0 +1,84 @@
+"""What a trial is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, ConfigDict
+from torch import Tensor
+
+from invbench.images import ImageBatch
+from invbench.network import Network
+from invbench.problem import Problem
+from invbench.trials.terms import check_priors
+
+Priors = Annotated[Mapping[str, Any], AfterValidator(check_priors)]
+
+
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """A problem with what only the harness may know.
+
+    Attributes:
+        problem: what solvers see.
+        start: `(B, ...)`, the same for all solvers, inside the domain.
+        truth: `(B, ...)` what images are scored against, or None.
+        names: of the instances.
+    """
+
+    problem: Problem
+    start: Tensor
+    truth: Tensor | None
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a trial is posed with.
+
+    Attributes:
+        network: f in full; the trial cuts it.
+        images: the batch that is inverted or attacked, `(B, C, H, W)` on the device of the network.
+        classes: names of the network's classes, in the order of its outputs.
+        natural: other natural images, which standardise the weights of priors.
+        seed: of start and randomness.
+    """
+
+    network: Network
+    images: ImageBatch
+    classes: tuple[str, ...]
+    natural: Tensor
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(ABC):
+    """A kind of problem; its fields are what a study may set.
+
+    Attributes:
+        priors: name -> weight, or name -> {weight, parameters} (see `terms.weigh`).
+        loss_weight: factor on the loss.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    metrics: ClassVar[tuple[str, ...]]
+    ranked_by: ClassVar[str]
+    #: What solvers are told that a real inversion would not know; shown wherever the figures appear.
+    oracle: ClassVar[str] = ""
+
+    priors: Priors
+    loss_weight: float = 1.0
+
+    @abstractmethod
+    def pose(self, scene: Scene) -> Posed:
+        """Make the problem.
+
+        Raises:
+            UserError: network and trial do not fit.
+        """
+
+    def labels(self) -> dict[str, str]:
+        """Columns of the table beside the parameters: `layer` and `start` where they apply."""
+        return {}

@@ -1,0 +1,86 @@
+"""From the priors of a study file to weighted terms of the objective."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from torch import Tensor
+
+from invbench import priors
+from invbench.priors import Prior, Standardised, standardise
+from invbench.problem import WeightedPrior
+
+#: Keys of a prior's options that are not parameters of the prior itself.
+WEIGHT, PEAK, REFERENCE = "weight", "peak", "reference"
+
+
+def check_priors(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Validate the priors of a study; raises ValueError with a sentence."""
+    for name, options in spec.items():
+        _build(name, _options(name, options))
+    return spec
+
+
+def weigh(spec: Mapping[str, Any], natural: Tensor, **fixed: Any) -> tuple[WeightedPrior, ...]:
+    """The weighted terms that a study asks for.
+
+    `NAME: w` or `NAME: {weight: w, ...parameters}` weighs the *standardised* prior: its energy is divided
+    by its mean on natural images, so that weight 1 is a sensible default for every prior.
+
+    `NAME: {weight: w, peak: p, reference: s, ...}` reproduces a published weight instead. Papers work on
+    mean-subtracted images in 0..255, divided by a unit p, at s x s pixels (s = 1: averaged over pixels).
+    A prior that is homogeneous of degree d then reads, for an image of H x W pixels in [0, 1],
+
+        w (s^2 / (H W)) (255 / p)^d R(x).
+
+    Args:
+        spec: as in the study, checked by `check_priors`.
+        natural: `(N, C, H, W)` natural images.
+        fixed: parameters that the trial sets where the study does not (such as the centre of `l2`).
+    """
+    return tuple(_weigh_one(name, _options(name, options), natural, fixed) for name, options in spec.items())
+
+
+def _parameters(kind: type[Prior]) -> set[str]:
+    """What may be set on a prior, all of which are dataclasses."""
+    return {field.name for field in fields(kind)}  # type: ignore[arg-type]
+
+
+def _weigh_one(
+    name: str, options: dict[str, Any], natural: Tensor, fixed: Mapping[str, Any]
+) -> WeightedPrior:
+    known = _parameters(priors.find()[name])
+    prior = _build(name, {key: value for key, value in fixed.items() if key in known} | options)
+    weight = float(options[WEIGHT])
+    if PEAK in options:
+        height, width = natural.shape[-2:]
+        degree = float(prior.degree)
+        factor = options.get(REFERENCE, 1) ** 2 / (height * width) * (255 / options[PEAK]) ** degree
+        return WeightedPrior(name, weight * factor, prior)
+    # A centre that belongs to the instances cannot centre other images: these count around the default.
+    common = {key: value for key, value in fixed.items() if key in known and not isinstance(value, Tensor)}
+    scale = standardise(_build(name, common | options), natural).scale
+    return WeightedPrior(name, weight, Standardised(prior, scale))
+
+
+def _options(name: str, options: Any) -> dict[str, Any]:
+    if isinstance(options, int | float) and not isinstance(options, bool):
+        return {WEIGHT: options}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"prior '{name}' needs a weight or a mapping of options (got {options!r})")
+    return {WEIGHT: 1.0, **options}
+
+
+def _build(name: str, options: Mapping[str, Any]) -> Prior:
+    found = priors.find()
+    if name not in found:
+        near = get_close_matches(name, found, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(found))}"
+        raise ValueError(f"unknown prior '{name}': {hint}")
+    parameters = {key: value for key, value in options.items() if key not in (WEIGHT, PEAK, REFERENCE)}
+    unknown = set(parameters) - _parameters(found[name])
+    if unknown:
+        raise ValueError(f"prior '{name}' has no parameter '{sorted(unknown)[0]}'")
+    prior: Prior = found[name](**parameters)
+    return prior
