@@ -1,0 +1,168 @@
+"""Tiny problems, solvers and clocks that tests share."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invbench.domains import Box, L2BallInBox, LinfBallInBox, Reals
+from invbench.harness.bench import Bench
+from invbench.losses import CrossEntropy, SquaredError, TargetedMargin
+from invbench.meter import Meter
+from invbench.method import Method
+from invbench.network import Network, parse
+from invbench.priors import SquaredL2, TotalVariation
+from invbench.problem import Problem, WeightedPrior
+from invbench.solver import Randomness, Solver
+from invbench.study import Budget, Cell
+from invbench.trials.contract import Posed, Scene, Trial
+
+SHAPE = (3, 8, 8)
+CLASSES = 5
+
+
+def tiny_network(dtype: torch.dtype = torch.float64) -> Network:
+    """Two stages and a classifier, random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = nn.Sequential(
+            OrderedDict(
+                conv1=nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()),
+                pool1=nn.MaxPool2d(2),
+                fc1=nn.Sequential(nn.Flatten(), nn.Linear(8 * 16, CLASSES)),
+            )
+        )
+    return parse(module.to(dtype), SHAPE, "tiny")
+
+
+def black_box(dtype: torch.dtype = torch.float64) -> Network:
+    """A network that is no chain."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.tanh(self.conv(x))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        module = nn.Sequential(OrderedDict(block1=Residual()))
+    return parse(module.to(dtype), SHAPE, "black box")
+
+
+def tiny_problems(batch: int = 3, dtype: torch.dtype = torch.float64) -> dict[str, tuple[Problem, Tensor]]:
+    """Problems with starts, one of every kind that solvers meet."""
+    network, rough = tiny_network(dtype), black_box(dtype)
+    generator = torch.Generator().manual_seed(2)
+    truth = torch.rand(batch, *SHAPE, generator=generator, dtype=torch.float64).to(dtype)
+    start = (0.5 + 0.1 * torch.randn(batch, *SHAPE, generator=generator, dtype=torch.float64)).to(dtype)
+    labels = torch.arange(batch) % CLASSES
+    box = Box(0.0, 1.0)
+
+    def problem(net: Network, target: Tensor, loss: Any, domain: Any, *priors: WeightedPrior) -> Problem:
+        return Problem(net, target, loss, domain, priors, Meter(batch))
+
+    tv = WeightedPrior("tv", 1e-3, TotalVariation())
+    l2 = WeightedPrior("l2", 1e-2, SquaredL2(truth))
+    early, pooled = network.cut("conv1"), network.cut("pool1")
+    return {
+        "features in a box": (problem(pooled, pooled(truth), SquaredError(), box, tv), start),
+        "features without constraint": (problem(early, early(truth), SquaredError(), Reals()), start),
+        "features of a black box": (problem(rough, rough(truth), SquaredError("size"), box, tv), start),
+        "class in a box": (problem(network, labels, CrossEntropy(), box, l2), start),
+        "adversarial linf": (
+            problem(network, labels, TargetedMargin(1.0), LinfBallInBox(truth, 0.3, 0.0, 1.0)),
+            truth,
+        ),
+        "adversarial l2": (
+            problem(network, labels, CrossEntropy(), L2BallInBox(truth, 2.0, 0.0, 1.0)),
+            truth,
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class Scripted(Solver):
+    """A solver that does what a test tells it to.
+
+    Attributes:
+        script: (problem, x) -> iterates.
+    """
+
+    script: Callable[[Problem, Tensor], Iterator[Tensor]] = field(default=lambda problem, x: iter(()))
+
+    def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:
+        """Follow the script."""
+        return (y for y in self.script(problem, x))
+
+
+class FakeTime:
+    """A host clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyTrial(Trial):
+    """The first tiny problem."""
+
+    metrics = ("mse", "feature_error")
+    ranked_by = "mse"
+    priors: dict[str, float] = field(default_factory=dict)
+
+    def pose(self, scene: Scene) -> Posed:
+        """The tiny problem, with the truth to score against."""
+        raise AssertionError("ToyBench poses it")
+
+
+class ToyBench(Bench):
+    """A bench that poses the tiny problem without images."""
+
+    def pose(self, cell: Cell, trial: Trial, mirrored: bool = False) -> Posed:
+        """The tiny problem, kept."""
+
+        def make() -> Posed:
+            problem, start = tiny_problems(dtype=torch.float32)["features in a box"]
+            return Posed(
+                replace(problem, loss_weight=trial.loss_weight),
+                start,
+                torch.full_like(start, 0.5),
+                ("a", "b", "c"),
+            )
+
+        made: Posed = self.once("toy", [mirrored, repr(trial)], make)
+        return made
+
+
+def cell_of(*solvers: Solver, budget: Budget | None = None, shares: Any = None, **changes: Any) -> Cell:
+    """A cell that runs these solvers on the tiny problem."""
+    method = Method(
+        name="scripted",
+        stages=tuple((f"stage{n}", solver) for n, solver in enumerate(solvers)),
+        shares=tuple(shares or [1 / len(solvers)] * len(solvers)),
+    )
+    cell = Cell(
+        study="toy",
+        order=0,
+        trial_name="tiny",
+        trial=TinyTrial(),
+        trial_parameters={},
+        images={"source": "none", "count": 3, "size": 8},
+        network={"name": "tiny"},
+        method=method,
+        seed=0,
+        budget=budget or Budget(iterations=10),
+        device="cpu",
+        dtype="float32",
+        timeout=60.0,
+    )
+    return replace(cell, **changes)
