@@ -1,0 +1,6 @@
+"""`python -m invbench` is `invbench`."""
+
+from invbench.cli import main
+
+if __name__ == "__main__":
+    main()
