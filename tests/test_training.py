@@ -69,6 +69,36 @@ def test_the_best_validated_state_is_kept_and_patience_ends_the_training() -> No
     assert torch.equal(w.detach(), states[1])
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_buffers_are_restored_with_the_parameters_they_belong_to(told: bool) -> None:
+    values = iter([3.0, 1.0, 2.0])
+    states: list[dict[str, Tensor]] = []
+    module = nn.Sequential(nn.BatchNorm1d(3, momentum=0.5), nn.Linear(3, 1)).double()
+
+    def validate() -> float:
+        states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+        return next(values)
+
+    fit(
+        module.parameters(),
+        lambda indices: (module(X[indices]).squeeze(1) - X[indices] @ W).square().mean(),
+        64,
+        steps=30,
+        batch=16,
+        lr=0.1,
+        generator=torch.Generator().manual_seed(0),
+        buffers=module.buffers() if told else (),
+        validate=validate,
+        every=10,
+    )
+    best, last = states[1], states[2]
+    assert best["0.num_batches_tracked"] == 20
+    for name, tensor in module.state_dict().items():
+        assert not torch.equal(best[name], last[name])
+        restored = told or name in dict(module.named_parameters())  # where fit does not know them, they go on
+        assert torch.equal(tensor, best[name] if restored else last[name])
+
+
 def test_the_global_random_state_is_left_alone() -> None:
     before = torch.random.get_rng_state()
     regression(20)

@@ -68,10 +68,11 @@ def load(
     Args:
         name: one of `find()`, or `module:factory` for a network of one's own: the factory is called with the
             parameters and returns an nn.Module for images of the size in use.
-        parameters: `weights`, `seed` (of initialisation and training), and those of the architecture.
+        parameters: `weights` (a file with a state dict, .safetensors or of torch.save), `seed` (of
+            initialisation and training), and those of the architecture.
         images: what it is trained on and applied to.
         progress: called with (done, total, text) during a training.
-        refresh: train although there are weights.
+        refresh: train although there are weights, and replace those in the cache.
 
     Raises:
         UserError: there is no such network or parameter, or the weights do not fit.
