@@ -1,12 +1,14 @@
 """Methods: a solver, a preset, or a pipeline of solvers, as a study names them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from invbench.solver import Solver
 
 Share = float | Literal["done"]
+#: Lowest and highest value, and the scale on which values are drawn.
+Search = tuple[float, float, Literal["log", "linear"]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,35 @@ class Method:
     given: Mapping[str, Any] = field(default_factory=dict)
     priors: Mapping[str, Any] | None = None
     loss_weight: float | None = None
+
+    def search_space(self) -> dict[str, Search]:
+        """What may be tuned, as `STAGE.field` or `loss_weight`; what the study sets is not.
+
+        The loss weight belongs to it only where the method weighs loss and priors by itself.
+        """
+        space: dict[str, Search] = {}
+        for n, (_, solver) in enumerate(self.stages):
+            for item in fields(solver):
+                if "search" in item.metadata and not (len(self.stages) == 1 and item.name in self.given):
+                    space[f"{n}.{item.name}"] = item.metadata["search"]
+        if self.overrides and "loss_weight" not in self.given:
+            weight = self.loss_weight or 1.0
+            space["loss_weight"] = (weight / 10, weight * 10, "log")
+        return space
+
+    def with_settings(self, settings: Mapping[str, float]) -> "Method":
+        """The method with some of its search space set."""
+        stages, weight = list(self.stages), self.loss_weight
+        for key, value in settings.items():
+            if key == "loss_weight":
+                weight = value
+                continue
+            stage, _, name = key.partition(".")
+            solver_name, solver = stages[int(stage)]
+            kept = round(value) if isinstance(getattr(solver, name), int) else value
+            parameters: dict[str, Any] = {name: kept}
+            stages[int(stage)] = (solver_name, replace(solver, **parameters))
+        return replace(self, stages=tuple(stages), loss_weight=weight)
 
     @property
     def overrides(self) -> bool:

@@ -48,6 +48,20 @@ class Budget(BaseModel):
         return ", ".join(f"{value:g} {name}" for name, value in self if value is not None)
 
 
+class Tuning(BaseModel):
+    """Every method is run twice: as it is, and with the best of some settings of its search space.
+
+    Attributes:
+        trials: settings tried, the default among them; the same number for every method.
+        images: that they are tried on; none of them is reported.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trials: Annotated[int, Field(ge=2)] = 8
+    images: Annotated[int, Gt(0)] = 8
+
+
 class _Images(BaseModel):
     model_config = ConfigDict(extra="allow")
 
@@ -70,6 +84,7 @@ class _File(BaseModel):
     budget: Budget
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     timeout: Annotated[float, Gt(0)] = 3600.0
+    tuning: Tuning | None = None
     dtype: Literal["float32", "float64"] = "float32"
 
     @field_validator("budget")
@@ -97,7 +112,8 @@ class Cell:
         budget: of the run.
         device: `cpu` or `cuda`.
         dtype: of x and the network.
-        timeout: seconds after which the cell is given up; no part of the identity.
+        timeout: seconds after which a run of the cell is given up; no part of the identity.
+        tuning: how the method is tuned first, or None for its default setting.
     """
 
     study: str
@@ -113,6 +129,7 @@ class Cell:
     device: str
     dtype: str
     timeout: float
+    tuning: Tuning | None = None
 
     def plain(self) -> dict[str, Any]:
         """What identifies the cell, beside the content of weights and images."""
@@ -126,6 +143,7 @@ class Cell:
             "budget": self.budget.model_dump(exclude_none=True),
             "device": self.device,
             "dtype": self.dtype,
+            "tuning": None if self.tuning is None else self.tuning.model_dump(),
         }
 
     def labels(self) -> dict[str, Any]:
@@ -144,7 +162,7 @@ class Cell:
             "priors": show_parameters(self.trial.priors),
             "solver": self.method.name,
             "parameters": show_parameters(self.method.given),
-            "variant": "default",
+            "variant": "default" if self.tuning is None else "tuned",
             "oracle": self.trial.oracle,
             "seed": self.seed,
             "budget": str(self.budget),
@@ -152,6 +170,11 @@ class Cell:
             "ranked_by": self.trial.ranked_by,
             **self.trial.labels(),
         }
+
+
+def variants(method: Method, tuning: Tuning | None) -> tuple[Tuning | None, ...]:
+    """The default setting and, where a study tunes and the method has something to tune, the tuned one."""
+    return (None,) if tuning is None or not method.search_space() else (None, tuning)
 
 
 def show_network(network: Mapping[str, Any]) -> str:
@@ -224,9 +247,11 @@ class _Planner:
                 device=self.device,
                 dtype=file.dtype,
                 timeout=file.timeout,
+                tuning=tuning,
             )
             for network, image, (name, trial, given, only), seed, method in every
             if only is None or method.name in only
+            for tuning in variants(method, file.tuning)
         )
         numbered = tuple(replace(cell, order=order) for order, cell in enumerate(cells))
         return Study(file.study, file.description, self.document.text, numbered)

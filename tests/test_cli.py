@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from invbench import cli
+from invbench.cli.list import KINDS
 
 STUDY = """
 study: small
@@ -86,7 +87,7 @@ def test_set_overrides_the_study(invbench, study, tmp_path: Path) -> None:  # ty
     assert record["trace"]["iteration"][-1] == 2
 
 
-@pytest.mark.parametrize("kind", cli.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_list(invbench, kind: str) -> None:  # type: ignore[no-untyped-def]
     outcome = invbench("list", kind)
     assert outcome.code == 0, outcome.err
@@ -229,3 +230,12 @@ def test_help_is_fast_because_it_imports_nothing_heavy() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_plan_shows_the_matrix_and_runs_nothing(invbench, study, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    text = study("methods: [adam]", "methods: [adam, lbfgs]\ntuning: {trials: 3, images: 2}")
+    outcome = invbench("run", text, "--plan")
+    assert outcome.code == 0, outcome.err
+    assert "4 cells, about" in outcome.out
+    assert "tuned" in outcome.out
+    assert not (tmp_path / "results").exists()

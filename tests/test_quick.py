@@ -4,8 +4,7 @@ import pytest
 
 from invbench import documents, registry
 from invbench.harness import Bench
-from invbench.harness.cells import fresh, refusal
-from invbench.harness.loop import fill_horizon
+from invbench.harness.attempt import problem_for, refusal, with_horizons
 from invbench.study import Study, plan
 
 PLANNED_SECONDS = 40
@@ -37,8 +36,8 @@ def test_it_uses_shipped_weights_and_nothing_is_refused(quick: Study) -> None:
         assert trained.origin == "shipped with the package"
         assert trained.accuracy is not None
         assert trained.accuracy >= 0.8
-        problem = fresh(bench, cell, bench.pose(cell, cell.trial))
-        assert refusal(fill_horizon(cell.method, cell.budget, problem.network.multiply_adds), problem) is None
+        method = with_horizons(cell, bench, cell.method)
+        assert refusal(method, problem_for(cell, bench, method)) is None
 
 
 def test_a_schedule_without_a_horizon_is_told() -> None:
@@ -47,5 +46,5 @@ def test_a_schedule_without_a_horizon_is_told() -> None:
     text = f"study: s\n{trials}budget: {{seconds: 1}}\n"
     (cell,) = plan(documents.parse(text, "s"), registry.catalogue()).cells
     bench = Bench()
-    problem = fresh(bench, cell, bench.pose(cell, cell.trial))
+    problem = problem_for(cell, bench, cell.method)
     assert "needs a budget in iterations" in str(refusal(cell.method, problem))

@@ -127,7 +127,7 @@ class TinyTrial(Trial):
 class ToyBench(Bench):
     """A bench that poses the tiny problem without images."""
 
-    def pose(self, cell: Cell, trial: Trial, mirrored: bool = False) -> Posed:
+    def pose(self, cell: Cell, trial: Trial, view: str = "test") -> Posed:
         """The tiny problem, kept."""
 
         def make() -> Posed:
@@ -139,7 +139,7 @@ class ToyBench(Bench):
                 ("a", "b", "c"),
             )
 
-        made: Posed = self.once("toy", [mirrored, repr(trial)], make)
+        made: Posed = self.once("toy", [view, repr(trial)], make)
         return made
 
 

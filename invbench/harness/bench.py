@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from invbench.study import Cell, show_network
 from invbench.trials.contract import Posed, Scene, Trial
 
 T = TypeVar("T")
+View = Literal["test", "mirrored", "tuning"]
 Progress = Callable[[int, int, str], None]
 #: Natural images that standardise the weights of priors.
 NATURAL = 32
@@ -60,13 +61,21 @@ class Bench:
 
         return self.once("batch", [cell.images, cell.device, cell.dtype, split, count], draw)
 
-    def pose(self, cell: Cell, trial: Trial, mirrored: bool = False) -> Posed:
-        """A trial posed on the test images, or on their mirror images (to warm up); the last few are kept."""
-        spec = [repr(trial), cell.network, cell.images, cell.device, cell.dtype, cell.seed, mirrored]
+    def pose(self, cell: Cell, trial: Trial, view: View = "test") -> Posed:
+        """A trial posed on the images of a view; the last few are kept.
+
+        Args:
+            cell: whose images and network.
+            trial: the cell's own, or one with other priors.
+            view: `test`, what is reported; `mirrored`, their mirror images, to warm up with; `tuning`, the
+                images that settings are tried on.
+        """
+        count = cell.tuning.images if cell.tuning and view == "tuning" else None
+        spec = [repr(trial), cell.network, cell.images, cell.device, cell.dtype, cell.seed, view, count]
 
         def pose() -> Posed:
-            images = self.batch(cell, "test")
-            if mirrored:
+            images = self.batch(cell, "tuning" if view == "tuning" else "test", count)
+            if view == "mirrored":
                 images = replace(images, pixels=images.pixels.flip(3))
             return trial.pose(self.scene(cell, images))
 
@@ -97,10 +106,12 @@ class Bench:
         """
         seen: set[str] = set()
         for cell in cells:
-            key = key_of([repr(cell.trial), cell.network, cell.images])
+            key = key_of([repr(cell.trial), cell.network, cell.images, cell.tuning is None])
             if key not in seen:
                 seen.add(key)
                 self.pose(cell, cell.trial)
+                if cell.tuning is not None:
+                    self.batch(cell, "tuning", cell.tuning.images)
 
     def key(self, cell: Cell) -> str:
         """Identity of a cell: its plain data and the content of its weights and images."""

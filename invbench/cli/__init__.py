@@ -1,0 +1,41 @@
+"""The command line: one file a command, found without a list.
+
+Everything heavy is imported inside the commands, so that help comes at once.
+"""
+
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+
+import click
+
+from invbench import __version__
+from invbench.errors import UserError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Benchmark methods that invert neural networks."""
+
+
+def _add_commands() -> None:
+    for module in iter_modules(__path__):
+        command = getattr(import_module(f"{__name__}.{module.name}"), "command", None)
+        if command is not None:
+            cli.add_command(command)
+
+
+_add_commands()
+
+
+def main() -> None:
+    """Entry point: a mistake of the user becomes one sentence and exit code 2."""
+    try:
+        cli(standalone_mode=True)
+    except UserError as error:
+        click.echo(f"invbench: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("invbench: stopped; the same command goes on from here", err=True)
+        sys.exit(130)

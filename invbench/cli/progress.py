@@ -1,0 +1,63 @@
+"""Progress bars."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from invbench.store import Record
+    from invbench.study import Study
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[int, int, str], None]]:
+    """A progress bar that appears with the first report of a training."""
+    from rich.progress import Progress, TaskID
+
+    with Progress(*_columns(), transient=True) as bar:
+        tasks: list[TaskID] = []
+
+        def progress(done: int, total: int, text: str) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(text))
+            bar.update(tasks[0], completed=done, total=total, description=text)
+
+        yield progress
+
+
+@contextmanager
+def cell_progress(study: "Study") -> Iterator[Callable[[int, int, "Record | None"], None]]:
+    """The progress bar of a study, with the time left."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(*_columns(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(study.name, total=len(study.cells))
+
+        def notify(done: int, total: int, record: "Record | None") -> None:
+            name = study.name
+            if record is not None:
+                labels = record["labels"]
+                name = f"{study.name}: {labels['solver']} on {labels['trial']} {labels['layer']}".rstrip()
+            bar.update(task, completed=done, total=total, description=name)
+
+        yield notify
+
+
+def _columns() -> tuple[Any, ...]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )

@@ -1,0 +1,137 @@
+"""`invbench run`."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from invbench.cli.device import pick_device
+from invbench.cli.files import save
+from invbench.cli.progress import cell_progress, training_progress
+
+if TYPE_CHECKING:
+    from invbench.harness import Bench
+    from invbench.store import Store
+    from invbench.study import Study
+
+
+@click.command("run")
+@click.argument("study")
+@click.option("--out", type=click.Path(path_type=Path), help="Results folder [default: results/STUDY].")
+@click.option("--executor", default="serial", show_default=True, help="How cells are run.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a place of the study.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show the matrix and its time; run nothing.")
+@click.option(
+    "--stale",
+    type=click.Choice(["keep", "rerun"]),
+    default="keep",
+    show_default=True,
+    help="What to do with finished cells that another version of the code has made.",
+)
+def command(
+    study: str,
+    out: Path | None,
+    executor: str,
+    device: str,
+    settings: tuple[str, ...],
+    only_plan: bool,
+    stale: Any,
+) -> None:
+    """Run STUDY (a YAML file, or the name of one that comes with the package) and write a report.
+
+    The same command on the same folder goes on where it was stopped.
+    """
+    from invbench import documents, executors, registry
+    from invbench.harness import Bench
+    from invbench.store import Store
+    from invbench.study import plan
+
+    how = executors.find_executor(executor)
+    device = pick_device(device)
+    document = documents.read(registry.find_study(study))
+    document.check()
+    documents.override(document, settings)
+    planned = plan(document, registry.catalogue(), device)
+    folder = out or Path("results") / planned.name
+    store = None if only_plan else Store(folder)
+    with training_progress() as training:
+        bench = Bench(training)
+        bench.check(planned.cells)
+    if store is None:
+        show_plan(planned, bench)
+        return
+    with cell_progress(planned) as notify:
+        summary = executors.run(planned, store, bench, how, stale, notify)
+    write_environment(store, bench, planned, device)
+    finish(folder, planned)
+    if summary.resumed:
+        click.echo(f"{summary.resumed} cells were finished before.")
+    if summary.stale:
+        click.echo(f"{summary.stale} of them come from another version of the code (--stale rerun).")
+    sys.exit(summary.exit_code)
+
+
+def show_plan(study: "Study", bench: "Bench") -> None:
+    """Print the matrix of a study, a row a method and a column a trial, in expected seconds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from invbench.harness import forecast
+
+    seconds: dict[str, dict[str, float]] = {}
+    for cell in study.cells:
+        labels = cell.labels()
+        column = " ".join(str(labels[name]) for name in ("network", "trial", "layer") if labels[name])
+        row = cell.method.name + (" tuned" if cell.tuning else "")
+        seconds.setdefault(row, {}).setdefault(column, 0.0)
+        seconds[row][column] += forecast(cell, bench)
+    columns = dict.fromkeys(column for row in seconds.values() for column in row)
+    table = Table("seconds", *columns, title=f"{study.name}: {len(study.cells)} cells", box=None)
+    for name, costs in seconds.items():
+        table.add_row(name, *(f"{costs[column]:.3g}" if column in costs else "" for column in columns))
+    Console().print(table)
+    total = sum(sum(row.values()) for row in seconds.values())
+    click.echo(f"{len(study.cells)} cells, about {duration(total)}, found from timed passes of the networks")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    Example:
+        >>> duration(75), duration(7300)
+        ('1 min 15 s', '2 h 2 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def write_environment(store: "Store", bench: "Bench", study: "Study", device: str) -> None:
+    """Write environment.json: machine, versions, command, networks, images left out."""
+    from invbench.harness import environment
+
+    about = environment(device) | {
+        "command": "invbench " + shlex.join(sys.argv[1:]),
+        "networks": bench.networks_used(study.cells),
+        "skipped": bench.images_skipped(study.cells),
+    }
+    store.text("environment.json", json.dumps(about, indent=1))
+
+
+def finish(folder: Path, study: "Study") -> None:
+    """Write the report and print the table of results."""
+    from rich.console import Console
+
+    from invbench.report import render, terminal
+    from invbench.store import load
+
+    results = load(folder)
+    save(folder / "report.html", render(results))
+    Console().print(terminal(results))
+    click.echo(f"{study.name}: report in {folder / 'report.html'}")
