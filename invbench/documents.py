@@ -117,6 +117,8 @@ def read(path: Path) -> Document:
 def override(document: Document, settings: Iterable[str]) -> None:
     """Apply `key=value` settings, such as `budget.iterations=100` or `methods[1].adam.lr=0.1`.
 
+    The text becomes that of the changed data, without comments, so that what is kept is what was run.
+
     Raises:
         UserError: a setting is malformed or names no place.
     """
@@ -135,6 +137,7 @@ def override(document: Document, settings: Iterable[str]) -> None:
             target[place[-1]] = parse(value, f"--set {key}").data
         except (KeyError, IndexError, TypeError):
             raise UserError(f"--set {setting}: the study has no place '{key}'") from None
+        document.text = yaml.safe_dump(document.data, sort_keys=False, allow_unicode=True, width=110)
 
 
 def show(place: Place) -> str:

@@ -23,6 +23,7 @@ class Method:
         given: what the study set, for the column `parameters`.
         priors: replaces the trial's priors during the run, or None.
         loss_weight: replaces the trial's loss weight during the run, or None.
+        search: ranges for tuning that take the place of those that a stage's solver declares, by field.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Method:
     given: Mapping[str, Any] = field(default_factory=dict)
     priors: Mapping[str, Any] | None = None
     loss_weight: float | None = None
+    search: Mapping[str, Search] = field(default_factory=dict)
 
     def search_space(self) -> dict[str, Search]:
         """What may be tuned, as `STAGE.field` or `loss_weight`; what the study sets is not.
@@ -41,7 +43,7 @@ class Method:
         for n, (_, solver) in enumerate(self.stages):
             for item in fields(solver):
                 if "search" in item.metadata and not (len(self.stages) == 1 and item.name in self.given):
-                    space[f"{n}.{item.name}"] = item.metadata["search"]
+                    space[f"{n}.{item.name}"] = self.search.get(item.name, item.metadata["search"])
         if self.overrides and "loss_weight" not in self.given:
             weight = self.loss_weight or 1.0
             space["loss_weight"] = (weight / 10, weight * 10, "log")

@@ -6,9 +6,17 @@ DIR/environment.json       where it ran
 DIR/cells/KEY.json         one finished cell: its plain data, status, traces
 DIR/images/KEY.npz         what it found at the final point
 DIR/images/truth-KEY.npz   what it should have found, once per choice of images
+DIR/analyses/KEY.json      what one analysis measured
 DIR/report.html
+
+A packed folder (written by `packing.pack`) is read, too. It holds the same but for
+
+DIR/table.csv.gz           the table; it stands for the traces
+DIR/cells.json.gz          all cells in one file, without traces
+DIR/images/                what the report shows, and nothing else
 """
 
+import gzip
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -96,6 +104,13 @@ COLUMNS = [
     "cell_status",
     "ranked_by",
 ]
+
+#: Files of a packed folder.
+PACKED_CELLS, PACKED_TABLE = "cells.json.gz", "table.csv.gz"
+#: Images of a packed folder are whole numbers up to this one, which stands for 1.
+PACKED_WHITE = 65535
+#: Columns of text that vary within a cell.
+TEXT_COLUMNS = ["stage", "instance_name", "status", "reason"]
 
 
 def key_of(plain: Any) -> str:
@@ -198,7 +213,9 @@ class Results:
         study: text of the study file.
         environment: machine, versions, command, images skipped (see `harness.environment`).
         records: one dictionary per cell, as written by `Store.write`, in the order of the study.
+            Records of a packed folder have no `trace`.
         missing: how many planned cells have not been run.
+        packed: whether the folder is a packed one.
     """
 
     folder: Path
@@ -206,14 +223,24 @@ class Results:
     environment: dict[str, Any]
     records: tuple[Record, ...]
     missing: int = 0
+    packed: bool = False
 
     @cached_property
     def table(self) -> "pd.DataFrame":
         """One row per (cell, instance, trace point); see `COLUMNS`. A cell without trace gives one row."""
-        return _table(self.records)
+        return _packed_table(self.folder, self.records) if self.packed else _table(self.records)
+
+    @cached_property
+    def analyses(self) -> tuple[Record, ...]:
+        """Records of analyses, ordered by their keys."""
+        return tuple(json.loads(path.read_bytes()) for path in sorted(self.folder.glob("analyses/*.json")))
 
     def reconstruction(self, record: Record) -> npt.NDArray[Any] | None:
-        """What a cell found at its final point, (B, ...), or None."""
+        """What a cell found at its final point, (B, ...), or None.
+
+        Of a packed folder: images clipped to [0, 1] and perhaps averaged down; NaN for instances that were
+        not kept.
+        """
         return self._array(record["key"], "x")
 
     def truth(self, record: Record) -> npt.NDArray[Any] | None:
@@ -227,7 +254,7 @@ class Results:
             return None
         with np.load(path) as archive:
             array: npt.NDArray[Any] = archive[field]
-        return array
+            return _expanded(array, archive["kept"], int(archive["count"])) if "kept" in archive else array
 
 
 def load(folder: Path) -> Results:
@@ -236,15 +263,18 @@ def load(folder: Path) -> Results:
     Raises:
         UserError: the folder holds no results.
     """
-    cells = folder / "cells"
-    if not cells.is_dir():
+    cells, packed = folder / "cells", all((folder / name).is_file() for name in (PACKED_CELLS, PACKED_TABLE))
+    if not packed and not cells.is_dir():
         raise UserError(
             f"{folder} holds no results (no folder 'cells' in it): give the folder that run wrote"
         )
     plan = folder / "plan.json"
     known = {path.stem: path for path in sorted(cells.glob("*.json"))}
     planned = json.loads(plan.read_bytes())["cells"] if plan.exists() else list(known)
-    records = [json.loads(known[key].read_bytes()) for key in planned if key in known]
+    if packed:
+        records = json.loads(gzip.decompress((folder / PACKED_CELLS).read_bytes()))
+    else:
+        records = [json.loads(known[key].read_bytes()) for key in planned if key in known]
     environment = folder / "environment.json"
     study = folder / "study.yaml"
     return Results(
@@ -253,7 +283,15 @@ def load(folder: Path) -> Results:
         environment=json.loads(environment.read_bytes()) if environment.exists() else {},
         records=tuple(records),
         missing=len(planned) - len(records),
+        packed=packed,
     )
+
+
+def _expanded(images: npt.NDArray[Any], kept: npt.NDArray[Any], count: int) -> npt.NDArray[np.float32]:
+    """The images of some of `count` instances, (B, C, H, W) in [0, 1]; the others are NaN."""
+    whole = np.full((count, *images.shape[1:]), np.nan, dtype=np.float32)
+    whole[kept] = images / np.float32(PACKED_WHITE)
+    return whole
 
 
 def _table(records: tuple[Record, ...]) -> "pd.DataFrame":
@@ -263,19 +301,56 @@ def _table(records: tuple[Record, ...]) -> "pd.DataFrame":
     if not blocks:
         return pd.DataFrame(columns=COLUMNS)
     lengths = [len(block["iteration"]) for block in blocks]
-    columns: dict[str, Any] = {}
+    varying: dict[str, npt.NDArray[Any]] = {}
     for name in dict.fromkeys((*COLUMNS, *(name for block in blocks for name in block))):
+        if name not in CELL_COLUMNS:
+            parts = [
+                block[name] if name in block else np.full(length, np.nan)
+                for block, length in zip(blocks, lengths, strict=True)
+            ]
+            varying[name] = np.concatenate(parts)
+    return _frame(records, lengths, varying)
+
+
+def _packed_table(folder: Path, records: tuple[Record, ...]) -> "pd.DataFrame":
+    """The table of a packed folder: what varies within a cell is read, the rest stands in the records."""
+    import pandas as pd
+
+    if not records:
+        return pd.DataFrame(columns=COLUMNS)
+    # Everything is read as text, because pandas' own conversion of numbers is not exact in every version.
+    read = pd.read_csv(
+        folder / PACKED_TABLE,
+        usecols=lambda name: name == "cell" or name not in CELL_COLUMNS,
+        dtype=object,
+        na_filter=False,
+    )
+    lengths = read.pop("cell").value_counts(sort=False).tolist()
+    varying = {str(name): _typed(str(name), values.to_numpy(object)) for name, values in read.items()}
+    return _frame(records, lengths, varying)
+
+
+def _typed(name: str, texts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A column of a packed table: text, truth values or numbers (NaN where there is none)."""
+    if name in TEXT_COLUMNS:
+        return texts
+    return texts == "True" if name == "final" else np.array([float(text or "nan") for text in texts])
+
+
+def _frame(
+    records: tuple[Record, ...], lengths: list[int], varying: Mapping[str, npt.NDArray[Any]]
+) -> "pd.DataFrame":
+    import pandas as pd
+
+    columns: dict[str, Any] = {}
+    for name in dict.fromkeys((*COLUMNS, *varying)):
         if name in CELL_COLUMNS:
             # A million rows share a few hundred values: categories keep the table small and grouping fast.
             values = [record["labels"].get(name) for record in records]
             codes, categories = pd.factorize(pd.Series(values, dtype=object))
             columns[name] = pd.Categorical.from_codes(np.repeat(codes, lengths), pd.Index(categories))
         else:
-            parts = [
-                block[name] if name in block else np.full(length, np.nan)
-                for block, length in zip(blocks, lengths, strict=True)
-            ]
-            columns[name] = np.concatenate(parts)
+            columns[name] = varying[name]
     frame = pd.DataFrame(columns)
     for name in ("seed", "threads", "peak_memory", "prepare_seconds"):
         frame[name] = pd.to_numeric(frame[name].astype(object), errors="coerce")

@@ -56,6 +56,7 @@ def test_override_changes_a_place() -> None:
     document = documents.parse("budget: {iterations: 5}\nmethods:\n- adam: {lr: 1}\n", "f")
     documents.override(document, ["budget.iterations=7", "methods[0].adam.lr=[0.1, 0.2]", "new=1"])
     assert document.data == {"budget": {"iterations": 7}, "methods": [{"adam": {"lr": [0.1, 0.2]}}], "new": 1}
+    assert documents.parse(document.text, "g").data == document.data
 
 
 @pytest.mark.parametrize("setting", ["budget", "=1", "methods[3].adam=1", "budget.a.b=1"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from invbench.clock import Clock
-from invbench.harness import run_cell
+from invbench.harness import run_cell, scoring
 from invbench.harness.loop import GRID, Amount, fill_horizon, parts
 from invbench.method import Method
 from invbench.problem import Problem
@@ -42,7 +42,9 @@ def test_a_budget_in_iterations_is_kept_exactly() -> None:
     assert all(b <= max(a + 1, int(np.ceil(a * GRID))) for a, b in pairwise(steps))
 
 
-def test_the_clock_holds_while_the_harness_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cost", [0.0, 1000.0])
+def test_reporting_never_changes_a_measured_time(monkeypatch: pytest.MonkeyPatch, cost: float) -> None:
+    """Each iterate takes a second; whether scoring it is free or takes forever, the trace is the same."""
     now = FakeTime()
 
     def slow(problem: Problem, x: Tensor) -> Iterator[Tensor]:
@@ -50,16 +52,15 @@ def test_the_clock_holds_while_the_harness_scores(monkeypatch: pytest.MonkeyPatc
             now.now += 1.0
             yield x
 
-    from invbench.harness import scoring
-
     score = scoring.Judge.score
 
     def expensive(self: Any, x: Tensor) -> Any:
-        now.now += 1000.0
+        now.now += cost
         return score(self, x)
 
     monkeypatch.setattr(scoring.Judge, "score", expensive)
-    record = run(cell_of(Scripted(script=slow), budget=Budget(iterations=20)), now)
+    record = run(cell_of(Scripted(script=slow), budget=Budget(iterations=100, seconds=19.5)), now)
+    assert record["trace"]["iteration"][-1] == 20
     assert record["trace"]["seconds"] == [float(n) for n in record["trace"]["iteration"]]
 
 

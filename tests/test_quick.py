@@ -5,7 +5,8 @@ import pytest
 from invbench import documents, registry
 from invbench.harness import Bench
 from invbench.harness.attempt import problem_for, refusal, with_horizons
-from invbench.study import Study, plan
+from invbench.planning import plan
+from invbench.study import Study
 
 PLANNED_SECONDS = 40
 

@@ -1,3 +1,5 @@
+import csv
+import gzip
 import json
 import os
 from pathlib import Path
@@ -108,3 +110,74 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write results"):
         Store(tmp_path / "file" / "results")
+
+
+def test_analyses_are_read_in_the_order_of_their_keys(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    assert load(tmp_path).analyses == ()
+    (tmp_path / "analyses").mkdir()
+    for key in ("b", "a"):
+        store.text(f"analyses/{key}.json", json.dumps({"name": key, "parameters": {}, "rows": []}))
+    assert [record["name"] for record in load(tmp_path).analyses] == ["a", "b"]
+
+
+def packed_by_hand(folder: Path) -> None:
+    """What the layout of a packed folder promises, without the code that writes it."""
+    cells = [
+        {"key": key, "status": "done", "labels": {"cell": key, "solver": solver, "seed": 3}, "instances": []}
+        for key, solver in (("k", "adam"), ("l", "lbfgs"))
+    ]
+    (folder / "cells.json.gz").write_bytes(gzip.compress(json.dumps(cells).encode()))
+    (folder / "plan.json").write_text('{"cells": ["k", "l", "never-run"]}')
+    adam = {
+        "solver": "ignored",
+        "seed": 9,
+        "cell": "k",
+        "instance": 0.0,
+        "instance_name": "nan",
+        "status": "done",
+    }
+    rows = [
+        {**adam, "final": False, "mse": "0.30000000000000004"},
+        {**adam, "final": True, "mse": "1e-300"},
+        {"cell": "l", "status": "refused", "reason": 'no, "never"', "final": True},
+    ]
+    with gzip.open(folder / "table.csv.gz", "wt", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "images").mkdir()
+    np.savez(
+        folder / "images" / "k.npz",
+        x=np.array([[[[0, 65535]]], [[[13107, 52428]]]], dtype=np.uint16),
+        kept=np.array([2, 0]),
+        count=np.array(3),
+    )
+
+
+def test_a_packed_folder_is_read(tmp_path: Path) -> None:
+    packed_by_hand(tmp_path)
+    results = load(tmp_path)
+    assert results.packed
+    assert results.missing == 1
+    table = results.table
+    assert list(table.columns) == list(COLUMNS)
+    assert table["solver"].tolist() == ["adam", "adam", "lbfgs"]
+    assert table["seed"].tolist() == [3, 3, 3], "what belongs to a cell is taken from its record"
+    assert table["final"].tolist() == [False, True, True]
+    assert table["mse"].tolist()[:2] == [0.1 + 0.2, 1e-300]
+    assert table["instance_name"].tolist() == ["nan", "nan", ""]
+    assert table["reason"].tolist() == ["", "", 'no, "never"']
+    assert np.isnan(table["mse"].iloc[2])
+    assert table["ssim"].isna().all()
+
+
+def test_images_that_were_not_kept_are_nan(tmp_path: Path) -> None:
+    packed_by_hand(tmp_path)
+    results = load(tmp_path)
+    images = results.reconstruction(results.records[0])
+    assert images is not None
+    assert images.dtype == np.float32
+    assert np.isnan(images[1]).all()
+    np.testing.assert_allclose(images[[2, 0], 0, 0], [[0, 1], [0.2, 0.8]], rtol=1e-6)
+    assert results.reconstruction(results.records[1]) is None

@@ -4,8 +4,9 @@ import pytest
 
 from invbench import documents
 from invbench.errors import UserError
+from invbench.planning import expand, plan
 from invbench.registry import catalogue
-from invbench.study import Study, expand, plan
+from invbench.study import Study
 
 GOOD = """
 study: example
@@ -149,3 +150,15 @@ def test_expand_keeps_inner_lists() -> None:
         {"betas": [0.9, 0.99], "lr": 1},
         {"betas": [0.9, 0.99], "lr": 2},
     ]
+
+
+def test_networks_may_be_a_list_and_trials_restricted_to_some() -> None:
+    text = GOOD.replace(
+        "network: {name: lenet}", "network: [{name: lenet}, {name: vgg11, width: [0.25, 0.5]}]"
+    )
+    text = text.replace("methods: [adam]}", "methods: [adam], networks: [vgg11]}")
+    cells = planned(text).cells
+    networks = [str(cell.network) for cell in cells if cell.trial_name == "adversarial"]
+    assert set(networks) == {"{'name': 'vgg11', 'width': 0.25}", "{'name': 'vgg11', 'width': 0.5}"}
+    assert len({str(cell.network) for cell in cells if cell.trial_name == "preimage"}) == 3
+    assert "unknown network 'vgg12': did you mean 'vgg11'?" in mistakes(text.replace("[vgg11]", "[vgg12]"))[0]

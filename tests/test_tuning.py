@@ -13,10 +13,11 @@ from invbench import documents
 from invbench.harness import Bench, forecast, run_cell
 from invbench.harness.tuning import candidates
 from invbench.method import Method
+from invbench.planning import plan
 from invbench.problem import Problem
 from invbench.registry import catalogue
 from invbench.solver import Randomness, Solver
-from invbench.study import Budget, Cell, Study, Tuning, plan
+from invbench.study import Budget, Cell, Study, Tuning
 from invbench.trials.contract import Posed, Trial
 from tests.toys import ToyBench, cell_of
 
@@ -106,6 +107,12 @@ def test_candidates_cover_the_space_and_depend_on_nothing_else() -> None:
     for n in range(8):  # one sample in each eighth of each range
         assert 0.1 + 0.9 * n / 8 - 1e-3 <= levels[n] <= 0.1 + 0.9 * (n + 1) / 8 + 1e-3
         assert n / 8 - 1e-3 <= counts[n] <= (n + 1) / 8 + 1e-3
+
+
+def test_a_preset_may_declare_ranges_of_its_own() -> None:
+    text = STUDY.replace("[adam: {lr: 0.1}, adam, mv2016]", "[gradient_descent]")
+    (cell, *_) = plan(documents.parse(text, "s.yaml"), catalogue()).cells
+    assert cell.method.search_space()["0.lr"] == (0.01, 100, "log")
 
 
 def test_what_the_study_sets_is_not_tuned_and_whole_numbers_stay_whole() -> None:

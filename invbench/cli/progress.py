@@ -1,7 +1,7 @@
 """Progress bars."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,15 +12,16 @@ if TYPE_CHECKING:
 @contextmanager
 def training_progress() -> Iterator[Callable[[int, int, str], None]]:
     """A progress bar that appears with the first report of a training."""
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
-    with Progress(*_columns(), transient=True) as bar:
-        tasks: list[TaskID] = []
+    with ExitStack() as stack:
+        bars: list[Progress] = []
 
         def progress(done: int, total: int, text: str) -> None:
-            if not tasks:
-                tasks.append(bar.add_task(text))
-            bar.update(tasks[0], completed=done, total=total, description=text)
+            if not bars:
+                bars.append(stack.enter_context(Progress(*_columns(), transient=True)))
+                bars[0].add_task(text)
+            bars[0].update(bars[0].task_ids[0], completed=done, total=total, description=text)
 
         yield progress
 

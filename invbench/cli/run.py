@@ -48,7 +48,7 @@ def command(
     from invbench import documents, executors, registry
     from invbench.harness import Bench
     from invbench.store import Store
-    from invbench.study import plan
+    from invbench.planning import plan
 
     how = executors.find_executor(executor)
     device = pick_device(device)
