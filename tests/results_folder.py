@@ -43,6 +43,7 @@ class Folder:
         parameters="",
         variant="default",
         names=None,
+        tuning=None,
         **labels,
     ):
         key = key_of([trial, layer, solver, parameters, variant, seed, labels])
@@ -84,6 +85,8 @@ class Folder:
             "started": f"2030-01-02T03:04:{self.order % 60:02}+00:00",
             "cell": {"method": {"name": solver, "overrides": overrides}},
         }
+        if tuning:
+            record["tuning"] = tuning
         if traceback:
             record["traceback"] = traceback
         arrays = None
@@ -155,6 +158,58 @@ ENVIRONMENT = {
     "networks": {"lenet": {"accuracy": 0.81, "classes": ["cat", "cup"]}},
     "skipped": [{"name": "torn.jpg", "reason": "truncated"}],
 }
+
+
+def tuned(rates=(0.03, 0.01, 0.1), values=(0.4, 0.5, 0.25), seconds=3.5) -> dict:
+    """The record of a tuning that chose the best of some learning rates; None stands for a candidate lost."""
+    candidates = [
+        {"parameters": {"lr": rate}, "value": value, "status": "diverged" if value is None else "done"}
+        for rate, value in zip(rates, values, strict=True)
+    ]
+    chosen = min(
+        (index for index, value in enumerate(values) if value is not None), key=lambda index: values[index]
+    )
+    return {
+        "criterion": "objective",
+        "better": "lower",
+        "images": 4,
+        "seconds": seconds,
+        "chosen": chosen,
+        "candidates": candidates,
+    }
+
+
+CLAIMS = """study: rich
+claims:
+  - {id: second-order, source: "Nobody 2030, section 2", says: "quasi-Newton steps beat first-order ones",
+     ours: {where: {solver: lbfgs, variant: default}, column: mse, reduce: mean},
+     against: {where: {solver: adam, variant: default}}, as: ratio, agree: {at_most: 1}}
+  - {id: table-1, source: "Nobody 2030, Table 1", says: "the error of the inverting network", paper: 0.5,
+     ours: {where: {solver: inverting_network}, column: mse, reduce: mean},
+     agree: {within: 0.1, relative: true}}
+  - {id: speed, source: "our own target", says: "a method that was not run is fast",
+     ours: {where: {solver: admm}, column: seconds, reduce: mean}, agree: {at_most: 1}}
+"""
+
+
+def rich(path: Path, *, side=8, instances=8, layers=("conv1", "pool2", "fc1"), truth=None) -> Results:
+    """Tuned variants, offline work, an oracle, claims: everything that a page may show."""
+    folder = Folder(path, instances, side, truth)
+    for depth, layer in enumerate(layers, start=1):
+        for solver, options in METHODS.items():
+            options = options | {"level": options["level"] * depth}
+            folder.add(solver, layer, **options)
+            better = options | {"level": 0.7 * options["level"], "variant": "tuned"}
+            lost = (0.4, None, 0.25) if solver == "momentum" else (0.4, 0.5, 0.45 if depth == 2 else 0.25)
+            folder.add(solver, layer, **better, tuning=tuned(values=lost))
+        network = {"level": 0.025 * depth, "rate": 3.0, "pace": 1e-4, "prepare_seconds": 75.0}
+        folder.add("inverting_network", layer, **network, parameters="width=32")
+    for solver in ("adam", "lbfgs"):
+        options = METHODS[solver] | {"level": 0.005}
+        folder.add(solver, layers[-1], **options, trial="preimage", oracle="pooling switches")
+    stages = ["conv1", "pool1", "conv2", "pool2", "fc1", "fc2"]
+    networks = {"lenet": {"stages": stages}}
+    return folder.finish(CLAIMS, ENVIRONMENT | {"networks": networks})
 
 
 def quick(

@@ -160,7 +160,7 @@ def test_tuning_images_are_not_reported_images() -> None:
 
 def test_the_forecast_counts_iterations_seconds_and_tuning() -> None:
     bench, (_, default, tuned_cell, *_) = Bench(), planned().cells
-    assert forecast(tuned_cell, bench) == pytest.approx(5 * forecast(default, bench))
+    assert forecast(tuned_cell, bench) == pytest.approx(5 * forecast(default, bench)), "2 of 2 images"
     double = replace(default, budget=Budget(iterations=10))
     assert forecast(double, bench) == pytest.approx(2 * forecast(default, bench))
     capped = replace(default, budget=Budget(iterations=10**9, seconds=3))

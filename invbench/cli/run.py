@@ -47,8 +47,8 @@ def command(
     """
     from invbench import documents, executors, registry
     from invbench.harness import Bench
-    from invbench.store import Store
     from invbench.planning import plan
+    from invbench.store import Store
 
     how = executors.find_executor(executor)
     device = pick_device(device)

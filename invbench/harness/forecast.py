@@ -23,7 +23,9 @@ def forecast(cell: Cell, bench: Bench) -> float:
     cost = 2 * bench.pose(cell, cell.trial).problem.network.multiply_adds
     passes = min(budget.iterations or math.inf, (budget.work or math.inf) / max(cost, 1))
     run = min(passes * price * OVERHEAD, budget.seconds or math.inf)
-    return run * (1 + cell.tuning.trials if cell.tuning else 1)
+    if cell.tuning is None:
+        return run
+    return run * (1 + cell.tuning.trials * cell.tuning.images / cell.images["count"])
 
 
 def _seconds_of_a_pass(cell: Cell, bench: Bench) -> float:

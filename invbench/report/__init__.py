@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from invbench.report import figures, pictures
+from invbench.report import depth, drawing, figures, glance, pareto, pictures, profiles, tuning
 from invbench.report.attachment import attach
-from invbench.report.comparisons import compare
+from invbench.report.comparisons import ORACLE, compare
+from invbench.report.offline import offline_costs
 from invbench.report.palette import styles
 from invbench.report.prose import environment_rows, skipped, summary
 from invbench.report.scores import score
 from invbench.report.statistics import DRAWS
 from invbench.report.tables import counts, heading, issues, kind_tables
 from invbench.report.terminal import terminal
+from invbench.report.verdicts import claims
 from invbench.store import Results
 
 if TYPE_CHECKING:
@@ -47,10 +49,9 @@ def _context(results: Results, command: str) -> dict[str, Any]:
     scores = {comparison: score(comparison) for comparison in comparisons}
     looks = styles(method for comparison in comparisons for method in comparison.methods)
     study = str(results.table["study"].iloc[0]) if comparisons else ""
-    panels = figures.panels(comparisons, scores, looks)
-    grids = pictures.grids(results, comparisons, scores)
+    variants = glance.variants(comparisons)
     script = Markup((_HERE / "page.js").read_text(encoding="utf-8"))
-    return {
+    context: dict[str, Any] = {
         "study": study or "no results",
         "summary": summary(comparisons, results.environment),
         "command": command or _command(results.environment),
@@ -59,19 +60,56 @@ def _context(results: Results, command: str) -> dict[str, Any]:
         "issues": issues(comparisons),
         "kinds": kind_tables(scores),
         "comparisons": comparisons,
-        "panels": panels,
-        "grids": grids,
+        "glances": glance.glances(comparisons, scores),
+        "claims": claims(results),
+        "tunings": tuning.tunings(comparisons),
+        "pareto": pareto.panels(comparisons, scores, looks),
+        "profiles": profiles.panels(comparisons, scores, looks),
+        "panels": figures.panels(comparisons, scores, looks),
+        "depths": depth.panels(comparisons, scores, looks, results.environment),
+        "offline": offline_costs(comparisons, scores),
+        "grids": pictures.grids(results, comparisons, scores),
         "styles": looks,
+        "series": {look.index: str(method) for method, look in looks.items()},
+        "variants": variants,
+        "has_variants": len(variants) > 1,
         "environment": environment_rows(results.environment),
         "skipped": skipped(results.environment),
         "study_text": results.study,
         "download": attach(results, study) if comparisons else None,
         "heading": heading,
-        "limits": {"draws": DRAWS, "figures": figures, "pictures": pictures},
+        "limits": {
+            "draws": DRAWS,
+            "drawing": drawing,
+            "glance": glance,
+            "pictures": pictures,
+            "profiles": profiles,
+            "tuning": tuning,
+        },
         "style_sheet": Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
+    return context | {"sections": _sections(context)}
+
+
+def _sections(context: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """Anchor and title of every section, and whether this page has it."""
+    return [
+        ("ranking", "Ranking", True),
+        ("outcome", "Not finished", True),
+        ("claims", "Claims", bool(context["claims"])),
+        ("tuning", "Tuning", bool(context["tunings"])),
+        ("speed", "Speed", bool(context["pareto"])),
+        ("profiles", "Profiles", bool(context["profiles"])),
+        ("convergence", "Convergence", bool(context["panels"])),
+        ("depth", "Depth", bool(context["depths"])),
+        ("offline", "Offline work", bool(context["offline"])),
+        ("images", "Images", bool(context["grids"])),
+        ("environment", "Environment", True),
+        ("definitions", "Definitions", True),
+        ("data", "Data", bool(context["download"])),
+    ]
 
 
 def _command(environment: Mapping[str, Any]) -> str:
@@ -82,6 +120,14 @@ def _command(environment: Mapping[str, Any]) -> str:
 def _breakable(text: str) -> Markup:
     """A name that may be broken after an underscore, so that narrow columns hold it."""
     return escape(text).replace("_", "_" + Markup("<wbr>"))
+
+
+def _flagged(title: str) -> Markup:
+    """A title whose last part, where it says oracle, stands out."""
+    text, separator, last = title.rpartition(" · ")
+    if not separator or last != ORACLE:
+        return escape(title)
+    return escape(text) + Markup(' <span class="flag">') + last + Markup("</span>")
 
 
 @cache
@@ -95,5 +141,5 @@ def _template() -> "Template":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
+    environment.filters |= {"breakable": _breakable, "flagged": _flagged}
     return environment.get_template("page.html.j2")

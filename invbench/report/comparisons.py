@@ -27,6 +27,9 @@ CONDITIONS = [
     "trial_parameters",
 ]
 
+#: Marks titles of what was measured with knowledge that a real inversion would not have.
+ORACLE = "oracle"
+
 #: Labels of a cell that are reported as numbers.
 _COST_LABELS = ("peak_memory", "prepare_seconds")
 
@@ -42,8 +45,13 @@ class Method:
     @property
     def details(self) -> str:
         """Parameters and variant on one line; the default variant goes without saying."""
-        variant = "" if self.variant == "default" else self.variant
+        variant = self.variant if self.tuned else ""
         return " · ".join(part for part in (self.parameters, variant) if part)
+
+    @property
+    def tuned(self) -> bool:
+        """Whether this is another variant than the default."""
+        return self.variant not in ("", "default")
 
     def __str__(self) -> str:
         return f"{self.solver} ({self.details})" if self.details else self.solver
@@ -72,6 +80,11 @@ class Cell:
     overrides: bool
     record: Record
     columns: Mapping[str, Array]
+
+    @property
+    def seed_or_none(self) -> float:
+        """The seed, -1 where there is none."""
+        return -1.0 if np.isnan(self.seed) else self.seed
 
     def final(self, name: str) -> Array:
         """The last value of a column for each instance, (B,); empty for a cell that has no trace."""
@@ -110,8 +123,19 @@ class Comparison:
 
     @property
     def kind(self) -> tuple[str, str, str]:
-        """Comparisons of one kind are averaged: same kind of trial, same images, same metric."""
-        return (self.conditions["trial"], self.conditions["images"], self.ranked_by)
+        """What the comparisons of a kind share, which are averaged: trial (oracle or not), images, metric."""
+        trial = " · ".join(filter(None, (self.conditions["trial"], ORACLE if self.oracle else "")))
+        return (trial, self.conditions["images"], self.ranked_by)
+
+    @property
+    def oracle(self) -> str:
+        """What the trial tells solvers that a real inversion would not know, or ""."""
+        return self.conditions["oracle"]
+
+    @property
+    def seeds(self) -> tuple[float, ...]:
+        """Seeds of all cells, in order; -1 for cells without one."""
+        return tuple(sorted({cell.seed_or_none for cell in self.cells}))
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -160,7 +184,8 @@ def _cells(results: Results) -> list[tuple[dict[Any, Any], Cell]]:
     records = {record["key"]: record for record in results.records}
     varying = [name for name in table.columns if name not in CELL_COLUMNS or name in _COST_LABELS]
     arrays = {str(name): table[name].to_numpy() for name in varying}
-    positions = table.groupby("cell", sort=False, observed=True).indices
+    indices = table.groupby("cell", sort=False, observed=True).indices
+    positions = dict(sorted(indices.items(), key=lambda item: int(item[1][0])))
     firsts = np.array([rows[0] for rows in positions.values()], dtype=int)
     labels = table.iloc[firsts][CELL_COLUMNS].astype(object).to_dict("records")
     return [
@@ -202,7 +227,7 @@ def _titles(conditions: list[dict[str, str]]) -> list[str]:
             if len({conditions[index][name] for index in group}) > 1:
                 for index in group:
                     parts[index].append(conditions[index][name])
-    flags = ["oracle" if shared["oracle"] else "" for shared in conditions]
+    flags = [ORACLE if shared["oracle"] else "" for shared in conditions]
     return [
         " · ".join(filter(None, (*part, flag))) or "trial" for part, flag in zip(parts, flags, strict=True)
     ]

@@ -30,6 +30,32 @@ for (const button of document.querySelectorAll("button.pick")) {
       line.classList.toggle("faded", chosen !== null && !line.classList.contains("s" + chosen));
   });
 }
+// Filter: rows, columns and curves whose trial and method lack one of the words are hidden, and what is empty then.
+const filter = document.getElementById("filter");
+const main = document.querySelector("main");
+const series = JSON.parse(main.dataset.series);
+const narrow = () => {
+  const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = (text) => words.every((word) => text.toLowerCase().includes(word));
+  const trial = (item) => item.closest("[data-trial]")?.dataset.trial ?? "";
+  let rows = 0;
+  for (const item of main.querySelectorAll("[data-method]")) {
+    item.hidden = !fits(`${trial(item)} ${item.dataset.method}`);
+    if (item.matches("tr") && !item.hidden) rows += 1;
+  }
+  for (const line of main.querySelectorAll(".series")) {
+    const index = [...line.classList].find((name) => /^s\d+$/.test(name)).slice(1);
+    line.classList.toggle("gone", !fits(`${trial(line)} ${series[index]}`));
+  }
+  for (const part of main.querySelectorAll("[data-trial]")) {
+    const items = [...part.querySelectorAll("[data-method], .series")];
+    if (items.length) part.hidden = items.every((item) => item.hidden || item.classList.contains("gone"));
+  }
+  if (words.length) for (const fold of main.querySelectorAll("details.fold")) fold.open = true;
+  document.getElementById("shown").textContent =
+    words.length ? `${rows || "No"} row${rows === 1 ? "" : "s"} with “${words.join(" ")}”` : "";
+};
+filter?.addEventListener("input", narrow);
 // Pictures: enlarged with their original; arrow keys walk through the grid.
 const dialog = document.getElementById("zoom");
 const pictures = [...document.querySelectorAll("button.zoom")];

@@ -15,9 +15,9 @@ from invbench.store import Results
 
 #: Limits that keep a page small: grids, methods in a grid, bytes of all grids before compression, pixels of
 #: a tile's side. Tiles are averaged down to the last two.
-GRIDS = 12
+GRIDS = 8
 METHODS = 8
-BYTES = 4_000_000
+BYTES = 3_000_000
 SIDE = 128
 #: Scales of a difference; a kind of trial takes the smallest that holds 99 % of its differences.
 SCALES = (0.05, 0.15, 0.5)

@@ -38,6 +38,7 @@ class Scores:
         expected: number of instances, over all seeds, that any method reached.
         missing: (M,) how many of them did not end as `done`.
         overriding: (M), whether the method minimised something else than the trial's objective.
+        finished: (M, I, S), which instances ended as `done`.
     """
 
     methods: tuple[Method, ...]
@@ -47,6 +48,14 @@ class Scores:
     expected: int
     missing: Array
     overriding: tuple[bool, ...]
+    finished: Array
+
+    def column(self, name: str) -> Array:
+        """Values of one metric or cost, (M, I, S); NaN throughout where nobody has it."""
+        if name not in self.columns:
+            return np.full(self.values.shape[:3], np.nan)
+        values: Array = self.values[..., self.columns.index(name)]
+        return values
 
     @cached_property
     def interval(self) -> Interval:
@@ -87,7 +96,7 @@ class Scores:
 def score(comparison: Comparison) -> Scores:
     """Gather the final values of a comparison."""
     methods = comparison.methods
-    seeds = sorted({_seed(cell) for cell in comparison.cells})
+    seeds = comparison.seeds
     finals = [(cell, cell.final("instance").astype(int)) for cell in comparison.cells]
     instances = 1 + max((int(index.max()) for _, index in finals if index.size), default=-1)
     columns = _columns(comparison.cells)
@@ -95,7 +104,7 @@ def score(comparison: Comparison) -> Scores:
     finished = np.zeros(values.shape[:3], dtype=bool)
     seen = np.zeros(values.shape[1:3], dtype=bool)
     for cell, index in finals:
-        m, s = methods.index(cell.method), seeds.index(_seed(cell))
+        m, s = methods.index(cell.method), seeds.index(cell.seed_or_none)
         seen[index, s] = True
         finished[m, index, s] = cell.final("status") == "done"
         for k, name in enumerate(columns):
@@ -103,7 +112,9 @@ def score(comparison: Comparison) -> Scores:
                 values[m, index, s, k] = cell.final(name).astype(float)
     overriding = tuple(any(cell.overrides for cell in cells) for cells in comparison.by_method().values())
     missing = seen.sum() - finished.sum((1, 2))
-    return Scores(methods, columns, comparison.ranked_by, values, int(seen.sum()), missing, overriding)
+    return Scores(
+        methods, columns, comparison.ranked_by, values, int(seen.sum()), missing, overriding, finished
+    )
 
 
 def pool(scores: Sequence[Scores]) -> Scores:
@@ -118,12 +129,14 @@ def pool(scores: Sequence[Scores]) -> Scores:
     values = np.full((len(scores), len(methods), instances, seeds, len(columns)), np.nan)
     missing = np.full((len(scores), len(methods)), [[one.expected] for one in scores])
     overriding = np.zeros(len(methods), dtype=bool)
+    finished = np.zeros(values.shape[:4], dtype=bool)
     for t, one in enumerate(scores):
         rows = [methods.index(method) for method in one.methods]
         picks = [columns.index(name) for name in one.columns]
         values[t][np.ix_(rows, range(one.values.shape[1]), range(one.values.shape[2]), picks)] = one.values
         missing[t, rows] = one.missing
         overriding[rows] |= one.overriding
+        finished[t][np.ix_(rows, range(one.values.shape[1]), range(one.values.shape[2]))] = one.finished
     absent = np.isnan(values).all((2, 3, 4)).any(0)
     mean = values.mean(0)  # missing as soon as one trial is
     mean[absent] = np.nan
@@ -135,6 +148,7 @@ def pool(scores: Sequence[Scores]) -> Scores:
         expected=sum(one.expected for one in scores),
         missing=missing.sum(0),
         overriding=tuple(overriding.tolist()),
+        finished=np.asarray(finished.all(0)),
     )
 
 
@@ -149,7 +163,3 @@ def _columns(cells: Sequence[Cell]) -> tuple[str, ...]:
         ):
             found.append(name)
     return tuple(found)
-
-
-def _seed(cell: Cell) -> float:
-    return -1.0 if np.isnan(cell.seed) else cell.seed

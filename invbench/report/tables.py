@@ -1,11 +1,12 @@
 """Rankings, the overview of a kind of trial, and what did not finish: text that the template lays out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from invbench.report.comparisons import Cell, Comparison, Method, kinds
+from invbench.report.glance import variants
 from invbench.report.quantities import MISSING, bound, higher_is_better, is_cost, label, number, ordered
 from invbench.report.scores import Scores, pool
 
@@ -79,18 +80,25 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Overview:
-    """Methods against the comparisons of a kind: the metric that ranks, with ranks."""
+    """Methods against the comparisons of a kind: the metric that ranks, with ranks.
+
+    Attributes:
+        headings: one for each comparison.
+        variants: columns that each comparison has, side by side; ("",) where there are no variants.
+        rows: entries of the first comparison in all its variants, then of the second, ...
+    """
 
     anchor: str
     title: str
     ranked_by: Heading
     headings: tuple[str, ...]
+    variants: tuple[str, ...]
     rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The tables of one kind of trial; overview and means over trials only where there are several."""
+    """The tables of one kind of trial; means over trials only where there are several."""
 
     trial: str
     images: str
@@ -132,7 +140,9 @@ def _kind(anchor: str, group: Sequence[Comparison], scores: Sequence[Scores]) ->
     trial, images, ranked_by = group[0].kind
     alone = tuple(ranking(comparison, one) for comparison, one in zip(group, scores, strict=True))
     if len(group) == 1:
-        return Kind(trial, images, ranked_by, None, None, alone)
+        tuned = any(method.tuned for method in group[0].methods)
+        only = overview(f"overview-{anchor}", group, scores) if tuned else None
+        return Kind(trial, images, ranked_by, only, None, alone)
     pooled = pooled_ranking(f"rank-{anchor}", f"{trial}: all {len(group)} trials", pool(scores))
     return Kind(trial, images, ranked_by, overview(f"overview-{anchor}", group, scores), pooled, alone)
 
@@ -158,26 +168,31 @@ def pooled_ranking(anchor: str, title: str, scores: Scores) -> Ranking:
 
 
 def overview(anchor: str, comparisons: Sequence[Comparison], scores: Sequence[Scores]) -> Overview:
-    """All methods in all comparisons of a kind, ordered by their mean rank.
+    """All methods in all comparisons of a kind, ordered by the mean rank of their better variant.
 
-    Where a method has no rank it counts as one below the last.
+    Variants of a method stand side by side. Where a method has no rank it counts as one below the last.
     """
-    methods = list(dict.fromkeys(method for one in scores for method in one.methods))
-    per_method = {method: [_place(one, method) for one in scores] for method in methods}
-    mean = {method: float(np.mean([place for place, _ in places])) for method, places in per_method.items()}
+    names = variants(comparisons)
+    plain = [replace(method, variant="") for one in scores for method in one.methods]
+    methods = list(dict.fromkeys(plain))
+    per_method = {method: [_places(one, method, names) for one in scores] for method in methods}
+    mean = {
+        method: float(np.mean([min(place for place, _ in places) for places in trials]))
+        for method, trials in per_method.items()
+    }
     rows = tuple(
         Row(
             rank=f"{mean[method]:.1f}",
-            method=method,
-            entries=tuple(entry for _, entry in per_method[method]),
+            method=_shown(method, scores),
+            entries=tuple(entry for places in per_method[method] for _, entry in places),
             finished="",
             complete=True,
             overriding=False,
         )
         for method in sorted(methods, key=lambda method: mean[method])
     )
-    kind, ranked_by = comparisons[0].conditions["trial"], heading(comparisons[0].ranked_by)
-    return Overview(anchor, kind, ranked_by, short_titles(comparisons), rows)
+    kind, ranked_by = comparisons[0].kind[0], heading(comparisons[0].ranked_by)
+    return Overview(anchor, kind, ranked_by, short_titles(comparisons), names, rows)
 
 
 def short_titles(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
@@ -255,6 +270,19 @@ def _entry(scores: Scores, m: int, column: str, best: bool) -> Entry:
         return Entry(MISSING, note=note)
     bounds = "" if np.isnan(low) or is_cost(column) else f"{bound(low, column)} – {bound(high, column)}"
     return Entry(number(mean, column), bounds, repr(mean), best, note)
+
+
+def _places(scores: Scores, method: Method, names: Sequence[str]) -> list[tuple[int, Entry]]:
+    """Rank and figure of each variant of a method; where there are none, of the method."""
+    found = {one.variant or "default": one for one in scores.methods if replace(one, variant="") == method}
+    if names == ("",):
+        return [_place(scores, next(iter(found.values()), method))]
+    return [_place(scores, found.get(name, replace(method, variant=name))) for name in names]
+
+
+def _shown(method: Method, scores: Sequence[Scores]) -> Method:
+    """Of the variants of a method the one that was first in the study."""
+    return next(one for s in scores for one in s.methods if replace(one, variant="") == method)
 
 
 def _place(scores: Scores, method: Method) -> tuple[int, Entry]:
