@@ -24,6 +24,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--markdown", type=_PATH, help="Also write the rankings as Markdown.")
 @click.option("--latex", type=_PATH, help="Also write the rankings as LaTeX.")
 @click.option("--figures", type=_PATH, help="Also write the figures into this folder, as SVG.")
+@click.option("--asv", type=_PATH, help="Draw the trends of these asv results (.asv/results) into the page.")
 def command(
     folder: Path,
     other: Path | None,
@@ -32,6 +33,7 @@ def command(
     markdown: Path | None,
     latex: Path | None,
     figures: Path | None,
+    asv: Path | None,
 ) -> None:
     """Write the report of a results FOLDER as one self-contained HTML page.
 
@@ -42,15 +44,16 @@ def command(
 
     results = load(folder)
     if other is not None:
-        if markdown or latex or figures:
-            raise UserError(
-                "--markdown, --latex and --figures write one folder: give a single results folder"
-            )
+        if markdown or latex or figures or asv:
+            options = "--markdown, --latex, --figures and --asv"
+            raise UserError(f"{options} belong to the report of one folder: give a single results folder")
         _compare(results, load(other), output or other / "compare.html", table)
         return
     from invbench.report import export, render
+    from invbench.report.trends import section
 
-    _write("report", output or folder / "report.html", render(results))
+    trends = None if asv is None else section(asv)
+    _write("report", output or folder / "report.html", render(results, trends=trends))
     if table is not None:
         _write("table", table, results.table.to_csv(index=False))
     if markdown is not None:

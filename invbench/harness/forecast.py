@@ -25,7 +25,8 @@ def forecast(cell: Cell, bench: Bench) -> float:
     run = min(passes * price * OVERHEAD, budget.seconds or math.inf)
     if cell.tuning is None:
         return run
-    return run * (1 + cell.tuning.trials * cell.tuning.images / cell.images["count"])
+    images = int(cell.images["count"])
+    return run * (1 + cell.tuning.trials * cell.tuning.images / images)
 
 
 def _seconds_of_a_pass(cell: Cell, bench: Bench) -> float:

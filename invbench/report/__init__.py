@@ -30,20 +30,21 @@ __all__ = ["render", "terminal"]
 _HERE = Path(__file__).parent
 
 
-def render(results: Results, command: str = "") -> str:
+def render(results: Results, command: str = "", trends: Markup | None = None) -> str:
     """The page of a results folder: same results, same bytes.
 
     Args:
         results: as read by `store.load`.
         command: what reproduces them; the one that the environment names where this is empty.
+        trends: a section on the speed of the code over commits, see `trends.section`.
 
     Returns:
         HTML without any external reference.
     """
-    return _template().render(_context(results, command)) + "\n"
+    return _template().render(_context(results, command, trends)) + "\n"
 
 
-def _context(results: Results, command: str) -> dict[str, Any]:
+def _context(results: Results, command: str, trends: Markup | None) -> dict[str, Any]:
     """Everything that the template lays out."""
     comparisons = compare(results)
     scores = {comparison: score(comparison) for comparison in comparisons}
@@ -75,6 +76,7 @@ def _context(results: Results, command: str) -> dict[str, Any]:
         "has_variants": len(variants) > 1,
         "environment": environment_rows(results.environment),
         "skipped": skipped(results.environment),
+        "trends": trends,
         "study_text": results.study,
         "download": attach(results, study) if comparisons else None,
         "heading": heading,
@@ -106,6 +108,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("depth", "Depth", bool(context["depths"])),
         ("offline", "Offline work", bool(context["offline"])),
         ("images", "Images", bool(context["grids"])),
+        ("trends", "Speed over commits", bool(context["trends"])),
         ("environment", "Environment", True),
         ("definitions", "Definitions", True),
         ("data", "Data", bool(context["download"])),
