@@ -164,7 +164,7 @@ def test_options_of_report(results, tmp_path, monkeypatch, capsys):
     options = ["--markdown", "t.md", "--latex", "t.tex", "--figures", "plots/svg", "-o", "r.html"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["invbench", "report", str(results.folder), *options])
-    monkeypatch.setattr("invbench.report.render", lambda results: "page")
+    monkeypatch.setattr("invbench.report.render", lambda results, trends=None: "page")
     monkeypatch.setattr("invbench.report.export.svg_files", lambda results: {"a.svg": "<svg/>"})
     with pytest.raises(SystemExit) as stop:
         cli.main()
