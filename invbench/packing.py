@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Significant digits of values that are not final.
-DIGITS = 5
+DIGITS = 4
 #: Columns that are counts, and so exact everywhere.
 _COUNTS = ("instance", "iteration")
 

@@ -4,6 +4,7 @@ import io
 import re
 import time
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 
@@ -349,3 +350,16 @@ def test_the_environment_may_hold_anything():
     assert skipped({"skipped": [["x.jpg", "torn"], "y.jpg"]}) == ["x.jpg: torn", "y.jpg"]
     assert skipped({}) == []
     assert "nothing to compare" in summary([], {})
+
+
+def test_the_page_says_what_the_study_is_and_how_good_its_networks_are(tmp_path):
+    results = replace(
+        quick(tmp_path, layers=("conv1",)),
+        study="study: s\ndescription: >\n  JPEG copies\n  <b>of images</b>\n",
+        environment={
+            "networks": {"lenet": {"held_out_accuracy": 0.74}, "other": {"held_out_accuracy": None}}
+        },
+    )
+    page = render(results)
+    said = "JPEG copies &lt;b&gt;of images&lt;/b&gt; lenet names 74.0 % of its held-out images."
+    assert f'<p class="description">{said}</p>' in page

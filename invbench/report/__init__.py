@@ -14,7 +14,7 @@ from invbench.report.attachment import attach
 from invbench.report.comparisons import ORACLE, compare
 from invbench.report.offline import offline_costs
 from invbench.report.palette import styles
-from invbench.report.prose import environment_rows, skipped, summary
+from invbench.report.prose import description, environment_rows, networks, skipped, summary
 from invbench.report.scores import score
 from invbench.report.statistics import DRAWS
 from invbench.report.tables import counts, heading, issues, kind_tables
@@ -55,6 +55,7 @@ def _context(results: Results, command: str, trends: Markup | None) -> dict[str,
     context: dict[str, Any] = {
         "study": study or "no results",
         "summary": summary(comparisons, results.environment),
+        "description": " ".join(filter(None, (description(results.study), networks(results.environment)))),
         "command": command or _command(results.environment),
         "counts": counts(comparisons),
         "missing": results.missing,

@@ -29,6 +29,29 @@ def summary(comparisons: Sequence[Comparison], environment: Mapping[str, Any]) -
     return " ".join(filter(None, sentences))
 
 
+def description(study: str) -> str:
+    """What the author of a study says of it, or nothing."""
+    from invbench.documents import parse
+    from invbench.errors import UserError
+
+    try:
+        data = parse(study, "study.yaml").data
+    except UserError:
+        return ""
+    return " ".join(str(data.get("description") or "").split()) if isinstance(data, dict) else ""
+
+
+def networks(environment: Mapping[str, Any]) -> str:
+    """The networks and their held-out accuracies, in a sentence; nothing where none is known."""
+    known = environment.get("networks")
+    named = [
+        f"{name} names {100 * about['held_out_accuracy']:.1f} % of its held-out images"
+        for name, about in (known.items() if isinstance(known, Mapping) else ())
+        if isinstance(about, Mapping) and about.get("held_out_accuracy") is not None
+    ]
+    return f"{'; '.join(named)}." if named else ""
+
+
 def environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value, nested names joined by dots; what the page shows elsewhere is left out."""
     return list(
