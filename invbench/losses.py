@@ -12,11 +12,21 @@ from invbench.errors import UserError
 
 Normalisation = Literal["target", "size", "variance", "none"]
 
+# Newton's method for the cross-entropy: lengths of a step tried at once (its steps are too short where the
+# probabilities vanish, and far too long where such a one must grow), the most steps, and when it is done.
+_LENGTHS = 2.0 ** torch.tensor([3, 2, 1, 0, -1, -2, -4, -6, -9, -12, -16, -20, -24]).double()[:, None, None]
+_NEWTON_STEPS = 30
+_PRECISION = 1e-10
+
 
 class Loss(ABC):
-    """A loss: `loss(output, target) -> (B,)`, differentiable in `output`; `name` identifies it in records."""
+    """A loss: `loss(output, target) -> (B,)`, differentiable in `output`; `name` identifies it in records.
+
+    `has_prox` tells whether `prox` is there, which splitting methods need.
+    """
 
     name: ClassVar[str]
+    has_prox: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
@@ -29,6 +39,19 @@ class Loss(ABC):
         Returns:
             The losses, (B,).
         """
+
+    def prox(self, point: Tensor, target: Tensor, rho: float | Tensor) -> Tensor:  # noqa: ARG002  # see below
+        """The proximal point argmin_v loss(v, target) + rho/2 |v - point|^2, instance by instance.
+
+        Args:
+            point: where to stay near, (B, ...): the shape and dtype of an output and of the answer.
+            target: as for the loss itself.
+            rho: how near, > 0; a number, or (B,) for one an instance.
+
+        Raises:
+            UserError: the loss has none (`has_prox` is false), or rho is not as above.
+        """
+        raise UserError(f"{self.name}: has no proximal operator; choose another loss or a gradient method.")
 
 
 @dataclass(frozen=True)
@@ -55,6 +78,7 @@ class SquaredError(Loss):
     """
 
     name: ClassVar[str] = "squared_error"
+    has_prox: ClassVar[bool] = True
     normalisation: Normalisation = "target"
 
     def __post_init__(self) -> None:
@@ -67,15 +91,28 @@ class SquaredError(Loss):
         _demand_same_shape(self.name, output, target)
         # One pass forward and one back; products summed pair by pair stay accurate in float32.
         error = functional.mse_loss(output, target, reduction="none").flatten(1).sum(1)
+        return error / self._normalisers(target)
+
+    def weights(self, target: Tensor) -> Tensor:
+        """The factor c of every instance in loss = c |output - target|^2: (B, ...) -> (B,)."""
+        return self._normalisers(target).reciprocal()
+
+    def prox(self, point: Tensor, target: Tensor, rho: float | Tensor) -> Tensor:
+        """See `Loss.prox`; the mean (2 c target + rho point) / (2 c + rho), c the weight of the instance."""
+        _demand_same_shape(self.name, point, target)
+        pull = 2 * _column(self.name, self.weights(target), point)
+        return torch.lerp(point, target, pull / (pull + _column(self.name, rho, point)))
+
+    def _normalisers(self, target: Tensor) -> Tensor:
         match self.normalisation:
             case "none":
-                return error
+                return target.new_ones(len(target))
             case "size":
-                return error / target.shape[1:].numel()
+                return target.new_full((len(target),), target.shape[1:].numel())
             case "target":
-                return error / _scale(target.flatten(1))
+                return _scale(target.flatten(1))
             case "variance":
-                return error / _spread(target.flatten(1))
+                return _spread(target.flatten(1))
 
 
 @dataclass(frozen=True)
@@ -83,11 +120,43 @@ class CrossEntropy(Loss):
     """The cross-entropy of a label: log sum_j exp f_j - f_t, by a log-sum-exp that does not overflow."""
 
     name: ClassVar[str] = "cross_entropy"
+    has_prox: ClassVar[bool] = True
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """See `Loss.__call__`; output: scores (B, K); target: labels (B,), int64, 0..K-1."""
         _demand_labels(self.name, output, target)
         return functional.cross_entropy(output, target, reduction="none")
+
+    @torch.no_grad()
+    def prox(self, point: Tensor, target: Tensor, rho: float | Tensor) -> Tensor:
+        """See `Loss.prox`; by Newton's method in float64, to its precision for rho from 1e-8 to 1e4.
+
+        With p the softmax of v, u = v - point and D = p + rho, the gradient is g = p - e_target + rho u and
+        the Hessian diag(D) - p p^T, inverted by Sherman and Morrison. The minimiser has sum u = 0, hence
+        sum g = 0; among such u the rho in the denominator sum p rho/D cancels against the numerator, and
+        Newton's step is (p sum(g/D) / sum(p/D) - g) / D, accurate for any rho. Several lengths of it are
+        tried at once; the flattest point along the step is kept. The start is the prox of the maximum, which
+        the log-sum-exp is within log K of: it finds the classes that compete.
+
+        References:
+            Wong & Kolter 2017, the last stage of the sweep; the start and the step without rho are ours.
+        """
+        _demand_labels(self.name, point, target)
+        centre, label = point.double(), target[:, None]
+        rho = _column(self.name, rho, centre)
+        shift = _competitive(centre, label, rho, 0.0) - centre
+        lengths = _LENGTHS.to(centre.device)
+        for _ in range(_NEWTON_STEPS):
+            p, gradient = _cross_entropy_slope(centre, shift, label, rho)
+            D = p + rho
+            step = (p * ((gradient / D).sum(1) / (p / D).sum(1))[:, None] - gradient) / D
+            trials = shift + lengths * step
+            _, slopes = _cross_entropy_slope(centre, trials, label.expand(len(lengths), -1, -1), rho)
+            flattest = (slopes * step).sum(-1).abs().argmin(0)
+            shift = shift + lengths[flattest, 0] * step
+            if (step.abs() <= _PRECISION * (1 + (centre + shift).abs())).all():
+                break
+        return (centre + shift).to(point.dtype)
 
 
 @dataclass(frozen=True)
@@ -109,6 +178,7 @@ class TargetedMargin(Loss):
     """
 
     name: ClassVar[str] = "targeted_margin"
+    has_prox: ClassVar[bool] = True
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
@@ -121,6 +191,21 @@ class TargetedMargin(Loss):
         label = target[:, None]
         others = output.scatter(1, label, -torch.inf).amax(1)
         return (others - output.gather(1, label)[:, 0]).clamp(min=-self.confidence)
+
+    @torch.no_grad()
+    def prox(self, point: Tensor, target: Tensor, rho: float | Tensor) -> Tensor:
+        """See `Loss.prox`; exact, by sorting, in float64.
+
+        The other scores are cut off at a level m, and what they lose, S(m) = sum_{j != t} (p_j - m)+, the
+        target gains. Either all of 1/rho is spent, S(m) = 1/rho, or the lead reaches the confidence c before,
+        m + c = p_t + S(m); the level is the higher of the two. With P_k the sum of the k highest other
+        scores, S(m) = max_k (P_k - k m), so that they are max_k (P_k - 1/rho) / k, k >= 1, and
+        max_k (P_k + p_t - c) / (k + 1), k >= 0.
+        """
+        _demand_labels(self.name, point, target)
+        exact = point.double()
+        rho = _column(self.name, rho, exact)
+        return _competitive(exact, target[:, None], rho, self.confidence).to(point.dtype)
 
 
 @dataclass(frozen=True)
@@ -136,11 +221,48 @@ class InnerProduct(Loss):
     """
 
     name: ClassVar[str] = "inner_product"
+    has_prox: ClassVar[bool] = True
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         """See `Loss.__call__`; target: the direction y, the shape of output."""
         _demand_same_shape(self.name, output, target)
         return -(output * target).flatten(1).sum(1)
+
+    def prox(self, point: Tensor, target: Tensor, rho: float | Tensor) -> Tensor:
+        """See `Loss.prox`; point + y / rho."""
+        _demand_same_shape(self.name, point, target)
+        return point + target / _column(self.name, rho, point)
+
+
+def _cross_entropy_slope(centre: Tensor, shift: Tensor, label: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax p and gradient p - e_target + rho shift at centre + shift: (..., B, K) each."""
+    p = (centre + shift).softmax(-1)
+    others = p.scatter(-1, label, 0.0)
+    # p_target - 1 would lose the small probabilities of the others, which weigh up a small rho.
+    return p, others.scatter(-1, label, -others.sum(-1, keepdim=True)) + rho * shift
+
+
+def _competitive(point: Tensor, label: Tensor, rho: Tensor, confidence: float) -> Tensor:
+    """The prox of the targeted margin: (B, K), labels (B, 1), rho (B or 1, 1) -> (B, K)."""
+    own = point.gather(1, label)
+    others = point.scatter(1, label, -torch.inf)
+    highest = others.sort(1, descending=True).values[:, :-1]
+    sums, k = highest.cumsum(1), torch.arange(1, point.shape[1], device=point.device)
+    spent = (sums - 1 / rho) / k
+    reached = (functional.pad(sums, (1, 0)) + own - confidence) / functional.pad(k + 1, (1, 0), value=1)
+    level = torch.cat([spent, reached], 1).amax(1, keepdim=True)
+    gain = (others - level).relu().sum(1, keepdim=True)
+    return others.minimum(level).scatter(1, label, own + gain)
+
+
+def _column(name: str, rho: float | Tensor, x: Tensor) -> Tensor:
+    """A number, or one an instance, with the dimensions of x (B, ...): (1 or B, 1, ...)."""
+    if not isinstance(rho, Tensor) and not rho > 0:
+        raise UserError(f"{name}: the prox needs rho > 0, but it is {rho}.")
+    column = torch.as_tensor(rho, dtype=x.dtype, device=x.device)
+    if column.shape not in ((), x.shape[:1]):
+        raise UserError(f"{name}: rho has the shape {tuple(column.shape)}; give a number or ({len(x)},).")
+    return column.reshape(-1, *[1] * (x.dim() - 1))
 
 
 def _scale(target: Tensor) -> Tensor:

@@ -73,3 +73,8 @@ def test_activations_are_plain_values():
     for activation, _ in PAIRS:
         assert pickle.loads(pickle.dumps(activation)) == activation
         assert hash(activation) == hash(dataclasses.replace(activation))
+
+
+@pytest.mark.parametrize("activation", [activation for activation, _ in PAIRS], ids=repr)
+def test_only_response_normalisation_refuses_projections(activation):
+    assert (activation.refuses() is not None) == isinstance(activation, LocalResponseNorm)

@@ -47,6 +47,17 @@ def test_squared_error_is_accurate_in_float32(normalisation, generator, device):
     torch.testing.assert_close(ours, loss(output.double(), target.double()), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_squared_error_weights_are_its_factor(normalisation, generator, device):
+    target = randn(3, 2, 4, 5, generator=generator).to(device)
+    target[1] = 0
+    output = randn(3, 2, 4, 5, generator=generator).to(device)
+    loss = SquaredError(normalisation)
+    plain = (output - target).square().flatten(1).sum(1)
+    torch.testing.assert_close(loss.weights(target) * plain, loss(output, target), rtol=1e-13, atol=0)
+    assert loss.weights(target.float()).dtype == torch.float32
+
+
 def test_relative_error_is_one_at_zero_and_at_the_mean(generator):
     target = randn(3, 8, generator=generator) + 1
     ones = torch.ones(3, dtype=torch.float64)

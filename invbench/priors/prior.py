@@ -13,14 +13,28 @@ from invbench.errors import UserError
 class Prior(ABC):
     """An energy of images, low where they are plausible: `prior(x) -> (B,)`, differentiable in x.
 
-    A concrete prior is a frozen dataclass; its `name` is what a study calls it.
+    A concrete prior is a frozen dataclass; its `name` is what a study calls it, and `has_prox` tells whether
+    `prox` is there, which splitting methods need.
     """
 
     name: ClassVar[str]
+    has_prox: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """The energy of every instance, summed over its elements: (B, C, H, W) -> (B,)."""
+
+    def prox(self, point: Tensor, rho: float | Tensor) -> Tensor:  # noqa: ARG002  # see below
+        """The proximal point argmin_v R(v) + rho/2 |v - point|^2, instance by instance.
+
+        Args:
+            point: where to stay near, (B, C, H, W).
+            rho: how near, > 0; a number, or (B,) for one an instance. With a weight w on the prior, rho / w.
+
+        Raises:
+            UserError: the prior has none (`has_prox` is false), or rho is not as above.
+        """
+        raise UserError(f"{self.name}: has no proximal operator; choose another prior or a gradient method.")
 
     @property
     def degree(self) -> float:
@@ -57,9 +71,18 @@ class Standardised(Prior):
         """The name of the prior inside."""
         return self.prior.name
 
+    @property
+    def has_prox(self) -> bool:  # type: ignore[override]  # as its name
+        """Whether the prior inside has a proximal operator."""
+        return self.prior.has_prox
+
     def __call__(self, x: Tensor) -> Tensor:
         """See `Prior.__call__`."""
         return self.scale * self.prior(x)
+
+    def prox(self, point: Tensor, rho: float | Tensor) -> Tensor:
+        """See `Prior.prox`; that of the prior inside at rho / scale."""
+        return self.prior.prox(point, rho / self.scale)
 
     @property
     def degree(self) -> float:
