@@ -11,6 +11,7 @@ from torch import Tensor
 from invbench.domains import Domain
 from invbench.losses import Loss
 from invbench.meter import Meter, MeterView
+from invbench.metered import MeteredStage
 from invbench.network import Network
 from invbench.priors import Prior
 
@@ -58,6 +59,12 @@ class Problem:
     def shape(self) -> tuple[int, ...]:
         """Shape of x, (B, ...)."""
         return (self.size, *self.network.input_shape)
+
+    @property
+    def chain(self) -> tuple[MeteredStage, ...] | None:
+        """The network as metered stages, or None where it is no chain (`network.reason` says why)."""
+        chain = self.network.chain
+        return None if chain is None else tuple(MeteredStage(stage, self.meter) for stage in chain)
 
     def objective(self, x: Tensor) -> Tensor:
         """The exact objective at x, `(B,)`; counts one application."""

@@ -1,16 +1,20 @@
 """What every solver found must keep to, on every tiny problem."""
 
 import pickle
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields, is_dataclass, replace
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from invbench.meter import Meter
+from invbench.metered import MeteredGramSolver
+from invbench.operators import Convolution, Dense
 from invbench.problem import Problem
 from invbench.registry import catalogue
 from invbench.solver import Randomness, Solver
@@ -93,16 +97,46 @@ def test_leaves_the_world_as_it_was(case: tuple[Solver, Problem, Tensor]) -> Non
     assert all(p.grad is None for p in problem.network.module.parameters())
 
 
-def test_the_meter_agrees_with_hooks_on_the_module(case: tuple[Solver, Problem, Tensor]) -> None:
+def test_the_meter_agrees_with_what_was_applied(
+    case: tuple[Solver, Problem, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks count the passes through the module, and patches those through the maps of its chain."""
     solver, problem, start = case
     problem = replace(problem, meter=Meter(problem.size))
-    passes = {"forward": 0, "backward": 0}
+    passes, price = Counter[str](), 0
+    solving = False
 
     def forward(module: object, inputs: tuple[Tensor], output: Tensor) -> None:
-        passes["forward"] += len(output)
+        note("applications", len(output), problem.network.multiply_adds)
         if output.requires_grad:
-            output.register_hook(lambda gradient: passes.update(backward=passes["backward"] + len(gradient)))
+            output.register_hook(lambda g: note("adjoints", len(g), problem.network.multiply_adds))
 
+    def note(kind: str, count: int, multiply_adds: int) -> None:
+        nonlocal price
+        passes[kind] += count
+        price += count * multiply_adds
+
+    def counted(kind: str, apply: Any) -> Any:
+        def call(affine: Any, x: Tensor) -> Any:
+            if not solving:
+                note(kind, len(x), affine.multiply_adds)
+            return apply(affine, x)
+
+        return call
+
+    def with_output(gram: MeteredGramSolver, r: Tensor) -> Any:
+        nonlocal solving
+        solving = True
+        result = solve(gram, r)
+        solving = False
+        note("gram_solves", len(r), gram.solver.multiply_adds_with_output)
+        return result
+
+    solve = MeteredGramSolver.with_output
+    monkeypatch.setattr(MeteredGramSolver, "with_output", with_output)
+    for kind in (Convolution, Dense):
+        monkeypatch.setattr(kind, "__call__", counted("applications", kind.__call__))
+        monkeypatch.setattr(kind, "adjoint", counted("adjoints", kind.adjoint))
     hook = problem.network.module.register_forward_hook(forward)
     try:
         rng = Randomness(0, range(3), start)
@@ -112,9 +146,10 @@ def test_the_meter_agrees_with_hooks_on_the_module(case: tuple[Solver, Problem, 
         hook.remove()
     meter = problem.meter
     assert isinstance(meter, Meter)
-    assert meter.total("applications").sum() == passes["forward"] > 0
-    assert meter.total("adjoints").sum() == passes["backward"]
-    assert meter.multiply_adds.sum() == sum(passes.values()) * problem.network.multiply_adds
+    assert passes["applications"] > 0
+    for kind in ("applications", "adjoints", "gram_solves"):
+        assert meter.total(kind).sum() == passes[kind]
+    assert meter.multiply_adds.sum() == price
 
 
 @pytest.mark.parametrize("name", SOLVERS)

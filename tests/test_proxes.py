@@ -96,7 +96,7 @@ def test_losses_against_cvxpy(loss, generator, device):
         (Standardised(AlphaNorm(2), 0.2), lambda v: 0.2 * cvxpy.sum_squares(v - 0.5)),
         (Range(3, scale=0.5), lambda v: cvxpy.sum(cvxpy.power(cvxpy.norm(v - 0.5, 2, axis=0) / 0.5, 3))),
     ],
-    ids=repr,
+    ids=lambda value: "" if callable(value) and not isinstance(value, Prior) else repr(value),
 )
 def test_priors_against_cvxpy(prior, energy, generator, device):
     point = colours(generator, batch=1)

@@ -99,7 +99,7 @@ def test_labels_fill_the_columns() -> None:
             "schedule: linear",
             "must be one of 'constant', 'cosine', 'exp",
         ),
-        ("- adam: {lr", "- adm: {lr", "methods[0]: unknown method 'adm': did you mean 'adam'?"),
+        ("- adam: {lr", "- adaam: {lr", "methods[0]: unknown method 'adaam': did you mean 'adam'?"),
         ("mv2016: {depth: deep}", "mv2017", "methods[1]: unknown method 'mv2017': did you mean 'mv20"),
         ("depth: deep", "depth: abyss", "depth must be one of shallow, middle, deep, deepest (got abyss)"),
         ("iterations: 10", "iterations: -10", "budget.iterations: must be > 0 (got -10)"),

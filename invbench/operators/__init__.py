@@ -1,7 +1,9 @@
-"""Affine maps between batches: application, adjoint, price, and exact folding of one into another."""
+"""Affine maps between batches: application, adjoint, price, exact folding, gram systems."""
 
 from invbench.operators.convolutions import AveragePooling, Convolution, TransposedConvolution
 from invbench.operators.folding import compose
+from invbench.operators.gram import gram_solver
+from invbench.operators.inverses import GramSolver
 from invbench.operators.maps import Affine, Composition, Dense, Diagonal, Normalise, Reshape
 
 __all__ = [
@@ -11,8 +13,10 @@ __all__ = [
     "Convolution",
     "Dense",
     "Diagonal",
+    "GramSolver",
     "Normalise",
     "Reshape",
     "TransposedConvolution",
     "compose",
+    "gram_solver",
 ]
