@@ -59,7 +59,7 @@ def test_a_picture_and_a_table(show, photo, tmp_path):
         (["--image", "nope.jpg"], ["--image nope.jpg", "no such file"]),
         (["--image", "text.jpg"], ["--image text.jpg", "no image"]),
         (["--layer", "pool9"], ["pool9", "conv1, pool1, conv2"]),
-        (["--method", "adaam"], ["--method adma", "did you mean 'adam'?"]),
+        (["--method", "adaam"], ["--method adaam", "did you mean 'adam'?"]),
         (["--method", "adam:lr=-1"], ["--method adam:lr=-1: lr must be > 0"]),
         (["--method", "adam:lrr=1"], ["--method adam:lrr=1: lrr is unknown", "did you mean 'lr'?"]),
         (["--method", "adam:lr"], ["--method adam:lr", "NAME:KEY=VALUE"]),
