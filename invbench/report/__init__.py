@@ -3,9 +3,8 @@
 import base64
 import hashlib
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -18,12 +17,10 @@ from invbench.report.prose import description, environment_rows, networks, skipp
 from invbench.report.scores import score
 from invbench.report.statistics import DRAWS
 from invbench.report.tables import counts, heading, issues, kind_tables
+from invbench.report.templates import template
 from invbench.report.terminal import terminal
 from invbench.report.verdicts import claims
 from invbench.store import Results
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 __all__ = ["render", "terminal"]
 
@@ -41,7 +38,7 @@ def render(results: Results, command: str = "", trends: Markup | None = None) ->
     Returns:
         HTML without any external reference.
     """
-    return _template().render(_context(results, command, trends)) + "\n"
+    return template("page.html.j2", _FILTERS).render(_context(results, command, trends)) + "\n"
 
 
 def _context(results: Results, command: str, trends: Markup | None) -> dict[str, Any]:
@@ -134,16 +131,4 @@ def _flagged(title: str) -> Markup:
     return escape(text) + Markup(' <span class="flag">') + last + Markup("</span>")
 
 
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"breakable": _breakable, "flagged": _flagged}
-    return environment.get_template("page.html.j2")
+_FILTERS = (("breakable", _breakable), ("flagged", _flagged))

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,10 @@ from invbench.report.pairs import Place, StatusChange, pair, status_changes
 from invbench.report.prose import environment_rows
 from invbench.report.quantities import bound, higher_is_better, label, number
 from invbench.report.statistics import DRAWS
+from invbench.report.templates import template
 from invbench.store import Results
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from rich.console import Group
     from rich.table import Table
 
@@ -124,7 +123,7 @@ def versus(before: Results, after: Results) -> Versus:
 def render_versus(found: Versus) -> str:
     """The page: same results, same bytes; HTML without any external reference and without script."""
     sheet = Markup((_HERE / "page.css").read_text(encoding="utf-8"))
-    return _template().render(found=found, style_sheet=sheet, text=Texts, draws=DRAWS) + "\n"
+    return template("versus.html.j2").render(found=found, style_sheet=sheet, text=Texts, draws=DRAWS) + "\n"
 
 
 def print_versus(found: Versus) -> "Group":
@@ -284,20 +283,6 @@ def _printable_lines(lines: Sequence[str]) -> str:
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("versus.html.j2")
 
 
 __all__ = ["Versus", "csv_of", "print_versus", "render_versus", "versus"]
