@@ -86,12 +86,9 @@ def fill_horizon(method: Method, budget: Budget, pass_cost: int) -> Method:
 
 def _with_horizon(solver: Solver, iterations: int) -> Solver:
     if getattr(solver, "horizon", 0) is None:
-        return replace(solver, **_named("horizon", iterations))
+        changes: dict[str, Any] = {"horizon": iterations}
+        return replace(solver, **changes)
     return solver
-
-
-def _named(name: str, value: Any) -> dict[str, Any]:
-    return {name: value}
 
 
 def drive(
@@ -122,8 +119,15 @@ def drive(
     """
     meter, total = problem.meter, Amount.total(budget)
     iteration, x = 0, start
-    scores, inside = judge.score(x)
-    trace.add(0, 0.0, "", scores, meter.multiply_adds)
+
+    def score(name: str, x: Tensor) -> tuple[Tensor, bool]:
+        """Hold the clock and add x to the trace; its projection, and whether any instance is finite."""
+        seconds = clock.hold()
+        check_iterate(x, start, name)
+        scores, projected = judge.score(x)
+        return projected, trace.add(iteration, seconds, name, scores, meter.multiply_adds)
+
+    inside, _ = score("", start)
     for (name, solver), part in zip(method.stages, parts(method), strict=True):
         limit = Amount(iteration, clock.read(), meter.mean).allow(total, part)
         look = iteration + 1
@@ -136,19 +140,13 @@ def drive(
                 looked = over or iteration >= look
                 if not looked:
                     continue
-                seconds = clock.hold()
-                check_iterate(x, start, name)
-                scores, inside = judge.score(x)
-                finite = trace.add(iteration, seconds, name, scores, meter.multiply_adds)
+                inside, finite = score(name, x)
                 if over or not finite:
                     break
                 look = max(iteration + 1, math.ceil(iteration * GRID))
                 clock.resume()
         if not looked:  # the solver returned between two trace points: its last iterate is its answer
-            seconds = clock.hold()
-            check_iterate(x, start, name)
-            scores, inside = judge.score(x)
-            trace.add(iteration, seconds, name, scores, meter.multiply_adds)
+            inside, _ = score(name, x)
         clock.hold()
         if total.reached(iteration, clock, meter):
             break
