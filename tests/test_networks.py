@@ -23,7 +23,7 @@ from invbench.networks.architectures import Recipe, ResidualBlock, architecture
 from invbench.networks.classifier import CHUNK, accuracy, augment, train_classifier
 
 #: Architectures of our own at small sizes: name, pixels, parameters, stages.
-SMALL: list[tuple[str, int, dict[str, float], str]] = [
+SMALL: list[tuple[str, int, dict[str, float | str], str]] = [
     ("lenet", 32, {}, "conv1 pool1 conv2 pool2 fc1 fc2 fc3"),
     (
         "vgg11",
@@ -32,10 +32,16 @@ SMALL: list[tuple[str, int, dict[str, float], str]] = [
         "conv1 pool1 conv2 pool2 conv3 conv4 pool3 conv5 conv6 pool4 conv7 conv8 pool5 fc",
     ),
     (
-        "alexnet64",
+        "alexnet",
         64,
         {"width": 0.05},
         "conv1 norm1 pool1 conv2 norm2 pool2 conv3 conv4 conv5 pool5 fc6 fc7 fc8",
+    ),
+    (
+        "alexnet",
+        32,
+        {"width": 0.05, "norm": "batch"},
+        "conv1 pool1 conv2 pool2 conv3 conv4 conv5 pool5 fc6 fc7 fc8",
     ),
     ("random_cnn", 16, {"width": 4, "layers": 3}, "conv1 pool1 conv2 pool2 conv3 pool3 fc"),
     ("resnet", 16, {"width": 4}, "stem block1 block2 block3 head"),
@@ -88,7 +94,7 @@ def same_weights(first: Network, second: Network) -> bool:
 
 
 def test_the_catalogue_has_a_line_about_each() -> None:
-    ours = {"lenet", "vgg11", "alexnet64", "random_cnn", "resnet"}
+    ours = {"lenet", "vgg11", "alexnet", "random_cnn", "resnet"}
     theirs = {f"torchvision_{name}" for name in ("alexnet", "vgg11", "vgg16", "resnet18")}
     assert ours | theirs <= set(find())
     assert all(found.summary for found in find().values())
@@ -199,7 +205,8 @@ def test_random_filters_keep_the_scale_of_activations() -> None:
         ("lenet", 8, {"seed": -1}, "seed is -1"),
         ("lenet", 10, {}, "a multiple of 4 px, at least 8 .got 10.: set images.size"),
         ("vgg11", 16, {}, "a multiple of 32 px, at least 32 .got 16."),
-        ("alexnet64", 32, {}, "takes images of 64 px .got 32."),
+        ("alexnet", 48, {}, "a multiple of 32 px, at least 32 .got 48."),
+        ("alexnet", 64, {"norm": "layer"}, "cannot be built with norm: 'layer'"),
     ],
 )
 def test_mistakes_are_told(

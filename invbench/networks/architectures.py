@@ -17,6 +17,8 @@ from invbench.operators import Normalise
 
 #: Means and standard deviations of natural images, roughly; networks trained elsewhere bring their own.
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+#: Local response normalisation of AlexNet: channels in the sum, alpha, beta, k (Krizhevsky et al. 2012, 3.3).
+LRN = (5, 1e-4, 0.75, 2.0)
 
 
 @dataclass(frozen=True)
@@ -136,28 +138,40 @@ def vgg11(classes: int, size: int, width: float = 1.0, batch_norm: bool = True) 
 
 
 @architecture(Recipe(epochs=20, shift=4))
-def alexnet64(classes: int, size: int, width: float = 1.0) -> nn.Module:
-    """AlexNet type for 64 px: strided first convolution, LRN, overlapping 3 x 3 pools; `width` scales it."""
-    _demand(size, 64, 64, "alexnet64", exactly=True)
+def alexnet(classes: int, size: int, width: float = 1.0, norm: str = "lrn") -> nn.Module:
+    """AlexNet type: strided first convolution, overlapping 3 x 3 pools; `norm` is lrn, batch or none.
+
+    `width` scales the channels. Local response normalisation, the original's, stands behind the first two
+    convolutions; batch norm behind all five.
+    """
+    _demand(size, 32, 32, "alexnet")
+    if norm not in ("lrn", "batch", "none"):
+        raise ValueError(f"norm is {norm!r}, and there are lrn, batch and none")
     c1, c2, c3, c4, dense = (max(1, round(n * width)) for n in (64, 160, 224, 192, 512))
-    return nn.Sequential(
-        OrderedDict(
-            normalise=Normalise(MEAN, STD),
-            conv1=nn.Sequential(nn.Conv2d(3, c1, 7, stride=2, padding=3), nn.ReLU()),
-            norm1=nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0),
-            pool1=nn.MaxPool2d(3, 2),
-            conv2=nn.Sequential(nn.Conv2d(c1, c2, 5, padding=2), nn.ReLU()),
-            norm2=nn.LocalResponseNorm(5, 1e-4, 0.75, 2.0),
-            pool2=nn.MaxPool2d(3, 2),
-            conv3=nn.Sequential(nn.Conv2d(c2, c3, 3, padding=1), nn.ReLU()),
-            conv4=nn.Sequential(nn.Conv2d(c3, c4, 3, padding=1), nn.ReLU()),
-            conv5=nn.Sequential(nn.Conv2d(c4, c4, 3, padding=1), nn.ReLU()),
-            pool5=nn.MaxPool2d(3, 2),
-            fc6=nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(c4 * 9, dense), nn.ReLU()),
-            fc7=nn.Sequential(nn.Dropout(0.3), nn.Linear(dense, dense), nn.ReLU()),
-            fc8=nn.Linear(dense, classes),
-        )
+    side = size // 2
+    for _ in range(3):
+        side = (side - 3) // 2 + 1
+
+    def convolution(channels: int, wide: int, kernel: int, stride: int = 1) -> nn.Module:
+        layer = nn.Conv2d(channels, wide, kernel, stride, kernel // 2)
+        return nn.Sequential(layer, *([nn.BatchNorm2d(wide)] if norm == "batch" else []), nn.ReLU())
+
+    children: OrderedDict[str, nn.Module] = OrderedDict(normalise=Normalise(MEAN, STD))
+    for n, layer in enumerate((convolution(3, c1, 7, stride=2), convolution(c1, c2, 5)), start=1):
+        children[f"conv{n}"] = layer
+        if norm == "lrn":
+            children[f"norm{n}"] = nn.LocalResponseNorm(*LRN)
+        children[f"pool{n}"] = nn.MaxPool2d(3, 2)
+    children["conv3"] = convolution(c2, c3, 3)
+    children["conv4"] = convolution(c3, c4, 3)
+    children["conv5"] = convolution(c4, c4, 3)
+    children["pool5"] = nn.MaxPool2d(3, 2)
+    children["fc6"] = nn.Sequential(
+        nn.Flatten(), nn.Dropout(0.3), nn.Linear(c4 * side * side, dense), nn.ReLU()
     )
+    children["fc7"] = nn.Sequential(nn.Dropout(0.3), nn.Linear(dense, dense), nn.ReLU())
+    children["fc8"] = nn.Linear(dense, classes)
+    return nn.Sequential(children)
 
 
 @architecture()
@@ -218,9 +232,7 @@ class ResidualBlock(nn.Module):
         return nn.functional.relu(self.residual(x) + self.shortcut(x))
 
 
-def _demand(size: int, least: int, multiple: int, name: str, exactly: bool = False) -> None:
-    if exactly and size != least:
-        raise UserError(f"network '{name}' takes images of {least} px (got {size}): set images.size")
+def _demand(size: int, least: int, multiple: int, name: str) -> None:
     if size < least or size % multiple:
         needs = f"a multiple of {multiple} px, at least {least}"
         raise UserError(f"network '{name}' takes images of {needs} (got {size}): set images.size")
