@@ -325,7 +325,10 @@ def _analysis(name: str, analyses: Sequence[Mapping[str, Any]]) -> "pd.DataFrame
         for row in record["rows"]
     ]
     if not rows:
-        raise _NotRun(f"there are no rows of the analysis {name}")
+        reasons = {
+            record["reason"]: None for record in analyses if record["name"] == name and record.get("reason")
+        }
+        raise _NotRun("; ".join((f"there are no rows of the analysis {name}", *reasons)))
     return pd.DataFrame(rows)
 
 

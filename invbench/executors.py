@@ -1,4 +1,4 @@
-"""Runs the cells of a study that are not finished yet, one way or another."""
+"""Runs what is not finished yet of a study, cells and analyses, one way or another."""
 
 import json
 from collections import Counter
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from torch import Tensor
 
 from invbench.errors import UserError
-from invbench.harness import Bench, run_cell, source_version
-from invbench.store import Record, Store
-from invbench.study import Cell, Study
+from invbench.harness import Bench, check_analyses, run_analysis, run_cell, source_version
+from invbench.store import Kind, Record, Store
+from invbench.study import Cell, Measurement, Study
 
-#: A finished cell is kept; these ended for reasons that may be gone, so that they are tried again.
+#: What is finished is kept; these ended for reasons that may be gone, so that they are tried again.
 RETRIED = ("failed", "timeout")
-Job = tuple[Cell, str]
+Job = tuple[Cell | Measurement, str]
 Executor = Callable[[Sequence[Job], Bench, Store], Iterator[Record]]
 
 
@@ -26,7 +26,7 @@ class Summary:
     """How a run went.
 
     Attributes:
-        statuses: how many cells of the study ended how, those of earlier runs included.
+        statuses: how many cells and analyses of the study ended how, those of earlier runs included.
         resumed: how many were found finished.
         stale: how many of these came from another version of the source.
     """
@@ -37,19 +37,33 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """1 when a cell failed or timed out; refusals and divergence are results."""
+        """1 when something failed or timed out; refusals and divergence are results."""
         return int(any(self.statuses[status] for status in RETRIED))
 
 
 def serial(jobs: Sequence[Job], bench: Bench, store: Store) -> Iterator[Record]:
-    """One cell after the other, in this process."""
-    for cell, key in jobs:
-        record, arrays = run_cell(cell, bench, key)
-        truth = bench.pose(cell, cell.trial).truth
-        if truth is not None:
-            store.arrays(f"truth-{record['truth']}", partial(_as_arrays, truth))
-        store.write(key, record, arrays)
-        yield record
+    """One job after the other, in this process."""
+    for run, key in jobs:
+        yield (
+            _measure(run, key, bench, store)
+            if isinstance(run, Measurement)
+            else _solve(run, key, bench, store)
+        )
+
+
+def _solve(cell: Cell, key: str, bench: Bench, store: Store) -> Record:
+    record, arrays = run_cell(cell, bench, key)
+    truth = bench.pose(cell, cell.trial).truth
+    if truth is not None:
+        store.arrays(f"truth-{record['truth']}", partial(_as_arrays, truth))
+    store.write(key, record, arrays)
+    return record
+
+
+def _measure(measurement: Measurement, key: str, bench: Bench, store: Store) -> Record:
+    record = run_analysis(measurement, bench, key)
+    store.write(key, record, kind="analyses")
+    return record
 
 
 def _as_arrays(truth: Tensor) -> dict[str, npt.NDArray[Any]]:
@@ -81,17 +95,18 @@ def run(
         store: where to.
         bench: loads what cells share.
         executor: how.
-        stale: whether finished cells from another version of the source are kept.
-        notify: called with (cells done, cells in all, record or None) before the first cell and after each.
+        stale: whether what another version of the source has finished is kept.
+        notify: called with (jobs done, jobs in all, record or None) before the first job and after each.
 
     Raises:
         UserError: before anything has run, when something cannot be had.
     """
     bench.check(study.cells)
-    jobs = [(cell, bench.key(cell)) for cell in study.cells]
+    check_analyses(study.measurements, bench)
+    jobs: list[Job] = [(run, bench.key(run)) for run in study.runs]
     summary, open_jobs = Summary(), []
     for job in jobs:
-        record = store.find(job[1])
+        record = store.find(job[1], _kind(job))
         if record is None or record["status"] in RETRIED or (stale == "rerun" and is_stale(record)):
             open_jobs.append(job)
             continue
@@ -99,7 +114,9 @@ def run(
         summary.resumed += 1
         summary.stale += is_stale(record)
     store.text("study.yaml", study.text)
-    store.text("plan.json", json.dumps({"cells": [key for _, key in jobs]}))
+    kinds: tuple[Kind, ...] = ("cells", "analyses")
+    plan = {kind: [job[1] for job in jobs if _kind(job) == kind] for kind in kinds}
+    store.text("plan.json", json.dumps(plan))
     notify(summary.resumed, len(jobs), None)
     for n, record in enumerate(executor(open_jobs, bench, store), start=summary.resumed + 1):
         summary.statuses[record["status"]] += 1
@@ -107,6 +124,11 @@ def run(
     return summary
 
 
+def _kind(job: Job) -> Kind:
+    return "analyses" if isinstance(job[0], Measurement) else "cells"
+
+
 def is_stale(record: Record) -> bool:
     """Whether a record was made by another version of the source."""
-    return bool(record["labels"]["version"] != source_version())
+    made_by = record["labels"]["version"] if "labels" in record else record["version"]
+    return bool(made_by != source_version())

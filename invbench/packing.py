@@ -8,7 +8,8 @@ What goes, and what stays:
 - of the images those that the page shows: per comparison that has a grid, the reconstructions of the methods
   in it, and the truths, at the instances in it; clipped to [0, 1], averaged down by the largest factor that
   the page averages by (1 for small images), to 16 bits;
-- study, environment, plan, analyses and the page as they are.
+- the analyses that the study plans, the same holding for their tracebacks;
+- study, environment, plan and the page as they are.
 
 The same results give the same bytes.
 """
@@ -17,7 +18,7 @@ import csv
 import gzip
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,10 @@ def _check(results: Results, dest: Path, force: bool) -> None:
     if results.packed:
         raise UserError(f"{folder} is packed already: give the folder that run wrote")
     if results.missing and not force:
+        planned = results.missing + len(results.records) + len(results.analyses)
+        what = "cells and analyses" if results.analyses else "cells"
         raise UserError(
-            f"{folder} lacks {results.missing} of {results.missing + len(results.records)} cells: "
+            f"{folder} lacks {results.missing} of {planned} {what}: "
             "run the study again to finish it, or pack what is there with --force"
         )
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
@@ -81,13 +84,13 @@ def _write(results: Results, dest: Path) -> None:
     for name in ("study.yaml", "environment.json"):
         if (folder / name).exists():
             shutil.copyfile(folder / name, dest / name)
-    if (folder / "analyses").is_dir():
-        shutil.copytree(folder / "analyses", dest / "analyses")
-    records = tuple(_condensed(record) for record in results.records)
-    (dest / "report.html").write_text(_page(results, records), encoding="utf-8")
+    records, analyses = (tuple(map(_condensed, found)) for found in (results.records, results.analyses))
+    _write_analyses(analyses, dest / "analyses")
+    page = _page(results, replace(results, records=records, analyses=analyses))
+    (dest / "report.html").write_text(page, encoding="utf-8")
     (dest / PACKED_TABLE).write_bytes(_compressed(_csv(results.table)))
     _write_images(results, dest / "images")
-    (dest / "plan.json").write_text(json.dumps({"cells": _planned(results)}))
+    (dest / "plan.json").write_text(json.dumps(_planned(results)))
     untraced = [{key: value for key, value in record.items() if key != "trace"} for record in records]
     (dest / PACKED_CELLS).write_bytes(_compressed(json.dumps(untraced, separators=(",", ":"))))
 
@@ -96,12 +99,18 @@ def _compressed(text: str) -> bytes:
     return gzip.compress(text.encode(), mtime=0)
 
 
-def _planned(results: Results) -> list[str]:
+def _planned(results: Results) -> Mapping[str, list[str]]:
     plan = results.folder / "plan.json"
     if not plan.exists():
-        return [record["key"] for record in results.records]
-    planned: list[str] = json.loads(plan.read_bytes())["cells"]
+        return {"cells": [record["key"] for record in results.records]}
+    planned: Mapping[str, list[str]] = json.loads(plan.read_bytes())
     return planned
+
+
+def _write_analyses(records: Iterable[Record], folder: Path) -> None:
+    for record in records:
+        folder.mkdir(exist_ok=True)
+        (folder / f"{record['key']}.json").write_text(json.dumps(record, separators=(",", ":")))
 
 
 def _condensed(record: Record) -> Record:
@@ -110,12 +119,12 @@ def _condensed(record: Record) -> Record:
     return {**record, "traceback": lines[-1]} if lines else record
 
 
-def _page(results: Results, records: tuple[Record, ...]) -> str:
+def _page(results: Results, condensed: Results) -> str:
     """The page as it is, unless there is none or it shows tracebacks in full."""
     page = results.folder / "report.html"
-    if page.exists() and list(records) == list(results.records):
+    if page.exists() and condensed == results:
         return page.read_text(encoding="utf-8")
-    return render(replace(results, records=records))
+    return render(condensed)
 
 
 # -- the table -----------------------------------------------------------------------------------------------

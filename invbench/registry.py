@@ -1,4 +1,4 @@
-"""Finds what is there: solvers, presets, trials, studies. No list anywhere has to be edited.
+"""Finds what is there: solvers, presets, trials, analyses, studies. No list anywhere has to be edited.
 
 Solvers and presets come from the packages and modules named in the entry-point group `invbench.solvers`;
 ours is one of them. A module holds one solver, whose name is the name of the module.
@@ -15,7 +15,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
-from invbench import documents, trials
+from invbench import analyses, documents, trials
+from invbench.analyses.contract import Analysis
 from invbench.errors import UserError
 from invbench.solver import Solver
 from invbench.study import Catalogue
@@ -32,7 +33,8 @@ def catalogue() -> Catalogue:
     return Catalogue(
         solvers=_Lazy(dict(_solver_modules())),
         presets=_presets(),
-        trials=_trials(),
+        trials=_found(trials, Trial),
+        analyses=_found(analyses, Analysis),
         networks=tuple(sorted(networks.find())),
         sources=tuple(images.find()),
     )
@@ -96,10 +98,11 @@ def _presets() -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _trials() -> dict[str, type[Trial]]:
-    names = [module.name for module in iter_modules(trials.__path__)]
-    modules = {name: import_module(f"{trials.__name__}.{name}") for name in names}
-    return {name: kind for name, module in modules.items() for kind in _concrete(module, Trial)}
+def _found(package: ModuleType, base: type[Any]) -> dict[str, type[Any]]:
+    """The classes of a kind in the modules of a package, by the name of the module."""
+    names = [module.name for module in iter_modules(package.__path__)]
+    modules = {name: import_module(f"{package.__name__}.{name}") for name in names}
+    return {name: kind for name, module in modules.items() for kind in _concrete(module, base)}
 
 
 def _concrete(module: ModuleType, base: type[Any]) -> Iterator[type[Any]]:
@@ -140,6 +143,7 @@ def describe(kind: str) -> list[tuple[str, str]]:
         return [(name, documents.read(path).data.get("description", "")) for name, path in studies().items()]
     found: Mapping[str, Any] = {
         "trials": known.trials,
+        "analyses": known.analyses,
         "networks": networks.find(),
         "images": images.find(),
         "priors": priors.find(),

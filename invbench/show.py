@@ -22,7 +22,7 @@ from invbench.report.comparisons import Array
 from invbench.report.pictures import SCALES
 from invbench.report.quantities import number
 from invbench.store import Record
-from invbench.study import Cell
+from invbench.study import Cell, Conditions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,11 +121,11 @@ class OneImage(Bench):
 
     photograph: ImageBatch | None = field(default=None, kw_only=True)
 
-    def batch(self, cell: Cell, split: Split, count: int | None = None) -> ImageBatch:
+    def batch(self, run: Conditions, split: Split, count: int | None = None) -> ImageBatch:
         """Images of a split; of `test`, the photograph."""
         if self.photograph is None or split != "test":
-            return super().batch(cell, split, count)
-        pixels = self.photograph.pixels.to(cell.device, getattr(torch, cell.dtype))
+            return super().batch(run, split, count)
+        pixels = self.photograph.pixels.to(run.device, getattr(torch, run.dtype))
         return replace(self.photograph, pixels=pixels)
 
 

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Self
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -118,3 +118,11 @@ class Solver(ABC):
     def learns(cls) -> bool:
         """Whether there is offline work."""
         return cls.prepare is not Solver.prepare
+
+
+def with_horizon(solver: Solver, iterations: int) -> Solver:
+    """The solver with its horizon filled, where it has one that is None."""
+    if getattr(solver, "horizon", 0) is None:
+        changes: dict[str, Any] = {"horizon": iterations}
+        return replace(solver, **changes)
+    return solver

@@ -1,7 +1,7 @@
 """A results folder: one atomically written file a cell, and the table that everything is computed from.
 
 DIR/study.yaml             what was asked for
-DIR/plan.json              the keys of its cells, in order; other cells in the folder are left out
+DIR/plan.json              the keys of its cells and analyses, in order; others in the folder are left out
 DIR/environment.json       where it ran
 DIR/cells/KEY.json         one finished cell: its plain data, status, traces
 DIR/images/KEY.npz         what it found at the final point
@@ -19,13 +19,13 @@ DIR/images/                what the report shows, and nothing else
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 Arrays = Mapping[str, npt.NDArray[Any]]
+#: Folders of records.
+Kind = Literal["cells", "analyses"]
 
 #: Columns that hold one value per cell; the rest of the table varies by instance or trace point.
 CELL_COLUMNS = [
@@ -145,19 +147,20 @@ class Store:
         with _atomic(self.folder / name) as file:
             file.write(content.encode())
 
-    def find(self, key: str) -> Record | None:
-        """The finished cell with this key, or None; a file that cannot be read counts as not there."""
+    def find(self, key: str, kind: Kind = "cells") -> Record | None:
+        """What is finished under this key, or None; a file that cannot be read counts as not there."""
         try:
-            record: Record = json.loads((self.folder / "cells" / f"{key}.json").read_bytes())
+            record: Record = json.loads((self.folder / kind / f"{key}.json").read_bytes())
         except (OSError, ValueError):
             return None
         return record
 
-    def write(self, key: str, record: Record, arrays: Arrays | None = None) -> None:
-        """Write one finished cell: first its arrays, then the record, whose presence means 'finished'."""
+    def write(self, key: str, record: Record, arrays: Arrays | None = None, kind: Kind = "cells") -> None:
+        """Write what is finished: first its arrays, then the record, whose presence means 'finished'."""
         if arrays:
             self._save(key, arrays)
-        with _atomic(self.folder / "cells" / f"{key}.json") as file:
+        (self.folder / kind).mkdir(exist_ok=True)
+        with _atomic(self.folder / kind / f"{key}.json") as file:
             file.write(json.dumps(_finite(record), separators=(",", ":"), allow_nan=False).encode())
 
     def arrays(self, name: str, make: Callable[[], Arrays]) -> None:
@@ -214,7 +217,8 @@ class Results:
         environment: machine, versions, command, images skipped (see `harness.environment`).
         records: one dictionary per cell, as written by `Store.write`, in the order of the study.
             Records of a packed folder have no `trace`.
-        missing: how many planned cells have not been run.
+        analyses: records of analyses, in the order of the study; by their keys where no order is known.
+        missing: how many planned cells and analyses have not been run.
         packed: whether the folder is a packed one.
     """
 
@@ -222,6 +226,7 @@ class Results:
     study: str
     environment: dict[str, Any]
     records: tuple[Record, ...]
+    analyses: tuple[Record, ...] = ()
     missing: int = 0
     packed: bool = False
 
@@ -229,11 +234,6 @@ class Results:
     def table(self) -> "pd.DataFrame":
         """One row per (cell, instance, trace point); see `COLUMNS`. A cell without trace gives one row."""
         return _packed_table(self.folder, self.records) if self.packed else _table(self.records)
-
-    @cached_property
-    def analyses(self) -> tuple[Record, ...]:
-        """Records of analyses, ordered by their keys."""
-        return tuple(json.loads(path.read_bytes()) for path in sorted(self.folder.glob("analyses/*.json")))
 
     def reconstruction(self, record: Record) -> npt.NDArray[Any] | None:
         """What a cell found at its final point, (B, ...), or None.
@@ -270,7 +270,8 @@ def load(folder: Path) -> Results:
         )
     plan = folder / "plan.json"
     known = {path.stem: path for path in sorted(cells.glob("*.json"))}
-    planned = json.loads(plan.read_bytes())["cells"] if plan.exists() else list(known)
+    plans = json.loads(plan.read_bytes()) if plan.exists() else {"cells": list(known)}
+    planned, analyses = plans["cells"], tuple(_analyses(folder / "analyses", plans.get("analyses")))
     if packed:
         records = json.loads(gzip.decompress((folder / PACKED_CELLS).read_bytes()))
     else:
@@ -282,9 +283,18 @@ def load(folder: Path) -> Results:
         study=study.read_text() if study.exists() else "",
         environment=json.loads(environment.read_bytes()) if environment.exists() else {},
         records=tuple(records),
-        missing=len(planned) - len(records),
+        analyses=analyses,
+        missing=len(planned) - len(records) + len(plans.get("analyses", analyses)) - len(analyses),
         packed=packed,
     )
+
+
+def _analyses(folder: Path, planned: Sequence[str] | None) -> Iterator[Record]:
+    """Records of the planned analyses that are there, in order, or all there are where nothing is planned."""
+    known = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    for key in known if planned is None else planned:
+        if key in known:
+            yield {"key": key, **json.loads(known[key].read_bytes())}
 
 
 def _expanded(images: npt.NDArray[Any], kept: npt.NDArray[Any], count: int) -> npt.NDArray[np.float32]:

@@ -1,12 +1,13 @@
-"""What a study is: cells, each of them one run."""
+"""What a study is: cells, each of them one run of a method, and measurements beside them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from annotated_types import Gt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from invbench.analyses.contract import Analysis
 from invbench.method import Method, show_parameters
 from invbench.solver import Solver
 from invbench.trials.contract import Trial
@@ -19,6 +20,7 @@ class Catalogue:
     solvers: Mapping[str, type[Solver]]
     presets: Mapping[str, Mapping[str, Any]]
     trials: Mapping[str, type[Trial]]
+    analyses: Mapping[str, type[Analysis]]
     networks: Sequence[str]
     sources: Sequence[str]
 
@@ -38,6 +40,12 @@ class Budget(BaseModel):
     seconds: Annotated[float, Gt(0)] | None = None
     work: Annotated[float, Gt(0)] | None = None
 
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not str(self):
+            raise ValueError("needs at least one of iterations, seconds, work")
+        return self
+
     def __str__(self) -> str:
         return ", ".join(f"{value:g} {name}" for name, value in self if value is not None)
 
@@ -45,20 +53,55 @@ class Budget(BaseModel):
 class Tuning(BaseModel):
     """Every method is run twice: as it is, and with the best of some settings of its search space.
 
+    A budget in seconds is one for all images of a cell; a candidate, which runs on fewer, gets its share.
+
     Attributes:
         trials: settings tried, the default among them; the same number for every method.
         images: that they are tried on; none of them is reported.
+        default: whether methods are also run as they are; no part of the identity of a tuned cell.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trials: Annotated[int, Field(ge=2)] = 8
     images: Annotated[int, Gt(0)] = 8
+    default: bool = True
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run: plain data, but for the validated trial and method objects.
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Under what something is run, whatever it is.
+
+    Attributes:
+        images: source, count, size and parameters of the source.
+        network: name and parameters.
+        seed: of start and randomness.
+        device: `cpu` or `cuda`.
+        dtype: of x and the network.
+        timeout: seconds after which a run is given up; no part of the identity.
+    """
+
+    images: Mapping[str, Any]
+    network: Mapping[str, Any]
+    seed: int
+    device: str
+    dtype: str
+    timeout: float
+
+    def plain(self) -> dict[str, Any]:
+        """What identifies the run, beside the content of weights and images."""
+        return {
+            "images": {key: value for key, value in self.images.items() if key not in ("path", "root")},
+            "network": {key: value for key, value in self.network.items() if key != "weights"},
+            "seed": self.seed,
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Conditions):
+    """One run of a method: plain data, but for the validated trial and method objects.
 
     Attributes:
         study: name of the study; no part of the identity.
@@ -66,14 +109,8 @@ class Cell:
         trial_name: kind of trial.
         trial: with its parameters.
         trial_parameters: as given, for the column.
-        images: source, count, size and parameters of the source.
-        network: name and parameters.
         method: what is run.
-        seed: of start and randomness.
         budget: of the run.
-        device: `cpu` or `cuda`.
-        dtype: of x and the network.
-        timeout: seconds after which a run of the cell is given up; no part of the identity.
         tuning: how the method is tuned first, or None for its default setting.
     """
 
@@ -82,41 +119,29 @@ class Cell:
     trial_name: str
     trial: Trial
     trial_parameters: Mapping[str, Any]
-    images: Mapping[str, Any]
-    network: Mapping[str, Any]
     method: Method
-    seed: int
     budget: Budget
-    device: str
-    dtype: str
-    timeout: float
     tuning: Tuning | None = None
 
     def plain(self) -> dict[str, Any]:
-        """What identifies the cell, beside the content of weights and images."""
-        return {
+        """See `Conditions.plain`."""
+        return super().plain() | {
             "trial": self.trial_name,
             "trial_parameters": repr(self.trial),
-            "images": {key: value for key, value in self.images.items() if key not in ("path", "root")},
-            "network": {key: value for key, value in self.network.items() if key != "weights"},
             "method": self.method.plain(),
-            "seed": self.seed,
             "budget": self.budget.model_dump(exclude_none=True),
-            "device": self.device,
-            "dtype": self.dtype,
-            "tuning": None if self.tuning is None else self.tuning.model_dump(),
+            "tuning": None if self.tuning is None else self.tuning.model_dump(exclude={"default"}),
         }
 
     def labels(self) -> dict[str, Any]:
         """The columns of the table that are known before the run."""
-        count = self.images["count"]
         return {
             "study": self.study,
             "trial": self.trial_name,
             "trial_parameters": show_parameters(
                 {k: v for k, v in self.trial_parameters.items() if k not in ("layer", "start", "priors")}
             ),
-            "images": f"{self.images['source']} {count} x {self.images['size']} px",
+            "images": show_images(self.images),
             "network": show_network(self.network),
             "layer": "",
             "start": "",
@@ -131,6 +156,51 @@ class Cell:
             "ranked_by": self.trial.ranked_by,
             **self.trial.labels(),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Conditions):
+    """One analysis of a network on images: plain data, but for the validated analysis object.
+
+    Attributes:
+        name: kind of analysis.
+        analysis: with its parameters.
+        given: its parameters as the study states them, those of an entry within as `trial.layer`.
+    """
+
+    name: str
+    analysis: Analysis
+    given: Mapping[str, Any]
+
+    def plain(self) -> dict[str, Any]:
+        """See `Conditions.plain`."""
+        return super().plain() | {"analysis": self.name, "parameters": repr(self.analysis)}
+
+    def parameters(self) -> dict[str, str | float]:
+        """What distinguishes the measurement within its study: columns beside those of its rows."""
+        return _columns("", self.given) | {
+            "network": show_network(self.network),
+            "images": show_images(self.images),
+            "seed": self.seed,
+        }
+
+
+def _columns(prefix: str, value: Any) -> dict[str, str | float]:
+    """Plain data as columns: what is nested gets names such as `trial.priors.tv`."""
+    if isinstance(value, Mapping) and (value or not prefix):
+        return {
+            column: scalar
+            for key, inner in value.items()
+            for column, scalar in _columns(f"{prefix}.{key}" if prefix else key, inner).items()
+        }
+    if isinstance(value, Mapping) or value is None:
+        return {prefix: "none"}
+    return {prefix: value if isinstance(value, str | int | float) else str(value)}
+
+
+def show_images(images: Mapping[str, Any]) -> str:
+    """A choice of images as tables name it."""
+    return f"{images['source']} {images['count']} x {images['size']} px"
 
 
 def show_network(network: Mapping[str, Any]) -> str:
@@ -148,9 +218,16 @@ class Study:
         description: a sentence for the report.
         text: of the file.
         cells: in the order in which they are run: all methods of a trial follow each other.
+        measurements: the analyses, run after the cells.
     """
 
     name: str
     description: str
     text: str
     cells: tuple[Cell, ...]
+    measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Cell | Measurement, ...]:
+        """Everything that is run."""
+        return (*self.cells, *self.measurements)

@@ -1,6 +1,6 @@
 """Mistakes in plain data, told in short sentences at their places in the document."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -14,13 +14,25 @@ T = TypeVar("T")
 _BRANCHES = ("str", "dict[str,nullable[dict[str,any]]]")
 
 
-def validate(document: Document, kind: type[T], data: Any, place: Place) -> T | None:
-    """An object of this kind from plain data; None, with the mistakes noted, if it is none."""
+def validate(
+    document: Document, kind: type[T], data: Any, place: Place, told: Collection[str] = ()
+) -> T | None:
+    """An object of this kind from plain data; None, with the mistakes noted, if it is none.
+
+    Args:
+        document: where mistakes are noted.
+        kind: of the object.
+        data: plain data.
+        place: of the data in the document.
+        told: fields that are left out because their mistakes have been noted already.
+    """
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
         names = _parameters(kind)
         for item in error.errors():
+            if item["loc"][:1] and item["loc"][0] in told:
+                continue
             steps = (step for step in item["loc"] if step not in _BRANCHES)
             document.mistake((*place, *steps), sentence(item, names))
         return None

@@ -38,3 +38,19 @@ def test_digest_sees_names_shapes_types_and_values() -> None:
     ]
     assert len({cache.digest(t) for t in [base, *others]}) == 5
     assert cache.digest({"w": torch.zeros(4)}) == cache.digest(base)
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").mkdir()
+    (tmp_path / "w.safetensors" / "content").touch()
+    with pytest.raises(OSError, match=r"w\.safetensors"):
+        cache.write(tmp_path / "w.safetensors", {"w": torch.zeros(1)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_tensors_that_share_memory_are_kept(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    cache.write(tmp_path / "w", {"all": whole, "also": whole, "part": whole[2:4]}, {})
+    found = cache.read(tmp_path / "w")
+    assert found is not None
+    assert torch.equal(found[0]["part"], whole[2:4])

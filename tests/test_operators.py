@@ -142,6 +142,20 @@ def test_average_pooling(kernel, stride, padding, include):
     torch.testing.assert_close(affine(random(2, 3, 8, 9)), layer(random(2, 3, 8, 9)))
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((5, 5), (2, 2)), ((4, 3), (0, 2)), ((1, 2), (0, 0)), ((2, 2), (2, 1))]
+)
+@pytest.mark.parametrize("sides", [(6, 8), (7, 8)])
+def test_the_adjoint_to_few_channels(channels, kernel, padding, sides):
+    """Blocks of 2 x 2 pixels at once give what torch's transposed convolution gives."""
+    affine = Convolution(random(6, channels, *kernel), None, (channels, *sides), padding=padding)
+    z = random(2, *affine.out_shape, seed=1)
+    expected = torch.nn.functional.conv_transpose2d(z, affine.weight, padding=padding)
+    assert affine.adjoint(z).is_contiguous()
+    torch.testing.assert_close(affine.adjoint(z), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_unread_rows_and_columns_receive_zero():
     back = convolution((1, 8, 9), 1, (2, 2), stride=(3, 4)).adjoint(
         torch.ones(1, 1, 3, 2, dtype=torch.float64)

@@ -3,7 +3,7 @@
 import pytest
 
 from invbench import documents, registry
-from invbench.harness import Bench
+from invbench.harness import Bench, run_analysis
 from invbench.harness.attempt import problem_for, refusal, with_horizons
 from invbench.planning import plan
 from invbench.study import Study
@@ -39,6 +39,13 @@ def test_it_uses_shipped_weights_and_nothing_is_refused(quick: Study) -> None:
         assert trained.accuracy >= 0.8
         method = with_horizons(cell, bench, cell.method)
         assert refusal(method, problem_for(cell, bench, method)) is None
+
+
+def test_its_analyses_measure(quick: Study) -> None:
+    (measurement,) = quick.measurements
+    record = run_analysis(measurement, Bench(), "key")
+    assert (record["status"], record["reason"]) == ("done", "")
+    assert {row["iteration"] for row in record["rows"]} >= {1, 30}
 
 
 def test_a_schedule_without_a_horizon_is_told() -> None:

@@ -132,9 +132,9 @@ def test_same_results_same_bytes(results, page):
 
 def test_a_quick_study_is_small_and_fast(tmp_path):
     results = quick(tmp_path, side=32)
-    start = time.perf_counter()
+    start = time.process_time()
     html = render(results)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert len(html) < 3e6
 
 

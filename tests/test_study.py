@@ -162,3 +162,14 @@ def test_networks_may_be_a_list_and_trials_restricted_to_some() -> None:
     assert set(networks) == {"{'name': 'vgg11', 'width': 0.25}", "{'name': 'vgg11', 'width': 0.5}"}
     assert len({str(cell.network) for cell in cells if cell.trial_name == "preimage"}) == 3
     assert "unknown network 'vgg12': did you mean 'vgg11'?" in mistakes(text.replace("[vgg11]", "[vgg12]"))[0]
+
+
+def test_a_trial_may_have_a_budget_of_its_own() -> None:
+    trials = "trials:\n  - preimage: {layer: pool1}\n  - adversarial: {budget: {seconds: 2}}\n"
+    text = f"study: s\n{trials}methods: [lbfgs]\nbudget: {{iterations: 5}}\n"
+    budgets = {
+        cell.trial_name: str(cell.budget) for cell in plan(documents.parse(text, "s.yaml"), catalogue()).cells
+    }
+    assert budgets == {"preimage": "5 iterations", "adversarial": "2 seconds"}
+    with pytest.raises(UserError, match="needs at least one of iterations, seconds, work"):
+        plan(documents.parse(text.replace("{seconds: 2}", "{}"), "s.yaml"), catalogue())

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from invbench.domains import Box
 from invbench.images import ImageBatch
-from invbench.priors import AlphaNorm, Range, TotalVariation
+from invbench.priors import AlphaNorm, Range, SquaredL2, TotalVariation
 from invbench.registry import catalogue
 from invbench.solver import Randomness
 from invbench.trials.adversarial import Adversarial
@@ -36,6 +38,7 @@ TRIALS: list[Trial] = [
     Preimage(layer="pool1"),
     Preimage(layer="conv1", start="black", domain="reals", normalisation="size"),
     ClassInversion(),
+    ClassInversion(around="image", target="next", priors={"l2": {"raw": 0.1}}),
     Adversarial(),
     Adversarial(loss="linear", norm="l2", radius=1.0, target="least_likely"),
     Adversarial(loss="cross_entropy", target="next", priors={"l2": 1}),
@@ -93,6 +96,57 @@ def test_the_linear_loss_is_the_difference_of_two_outputs() -> None:
     torch.testing.assert_close(problem.objective(s.images.pixels), expected[:, 0])
 
 
+def test_class_inversion_around_an_image_is_that_of_wong_and_kolter() -> None:
+    """CE(f(x), t) + lambda/2 |x - x0|^2 over the box [0, 1], from x0."""
+    s, lam = scene(), 0.1
+    posed = ClassInversion(around="image", target="next", priors={"l2": {"raw": lam}}).pose(s)
+    x0, x = s.images.pixels, torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(8))
+    scores, wrong = s.network(x), (s.network(x0).argmax(1) + 1) % CLASSES
+    entropy = scores.logsumexp(1) - scores[torch.arange(4), wrong]
+    expected = entropy + lam / 2 * (x - x0).square().sum((1, 2, 3))
+    torch.testing.assert_close(posed.problem.objective(x), expected)
+    assert torch.equal(posed.start, x0)
+    assert posed.truth is not None and torch.equal(posed.truth, x0), "distortions are measured from it"
+    assert posed.problem.domain == Box(0.0, 1.0)
+    assert posed.names == s.images.names
+
+
+def test_class_inversion_around_grey_knows_no_image() -> None:
+    s = scene()
+    trial = ClassInversion()
+    posed = trial.pose(s)
+    assert posed.truth is None
+    assert posed.problem.target.tolist() == [0, 1, 2, 3]
+    assert posed.names == s.classes[:4]
+    assert torch.equal(posed.start, draw_start("grey", tuple(posed.start.shape), 0, posed.start))
+    (term,) = posed.problem.priors
+    assert term.prior(torch.full((1, *SHAPE), 0.5)) == 0
+
+
+def test_the_start_follows_the_centre_unless_it_is_set() -> None:
+    s = scene()
+    for trial, start in (
+        (ClassInversion(), "grey"),
+        (ClassInversion(around="image"), "image"),
+        (ClassInversion(around="image", start="noise"), "noise"),
+        (ClassInversion(start="image"), "image"),
+    ):
+        assert trial.labels() == {"start": start}
+        assert torch.equal(trial.pose(s).start, s.images.pixels) == (start == "image")
+
+
+def test_cross_entropy_in_a_small_box_around_the_image() -> None:
+    s, radius = scene(), 4 / 255
+    problem = Adversarial(loss="cross_entropy", target="next", radius=radius).pose(s).problem
+    x0 = s.images.pixels
+    far = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(8)) * 3 - 1
+    torch.testing.assert_close(problem.domain.project(far), far.clamp(x0 - radius, x0 + radius).clamp(0, 1))
+    wrong = (s.network(x0).argmax(1) + 1) % CLASSES
+    torch.testing.assert_close(
+        problem.objective(x0), functional.cross_entropy(s.network(x0), wrong, reduction="none")
+    )
+
+
 def test_starts_depend_on_the_seed_and_have_their_strength() -> None:
     shape, like = (2, 3, 64, 64), torch.zeros(1)
     noise = draw_start("noise", shape, 0, like)
@@ -116,6 +170,22 @@ def test_weight_one_costs_the_same_on_natural_images_whatever_the_prior(name: st
     assert float((term.weight * term.prior(natural)).mean()) == pytest.approx(0.09, rel=1e-4)
     (double,) = weigh({name: {"weight": 2}}, natural)
     assert double.weight == 2 * term.weight
+
+
+@pytest.mark.parametrize(
+    ("name", "prior"), [("tv", TotalVariation()), ("l2", SquaredL2()), ("range", Range())]
+)
+def test_a_raw_weight_multiplies_the_energy_as_it_is_defined(name: str, prior: Any) -> None:
+    natural = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    (term,) = weigh({name: {"raw": 0.3}}, natural[:2])
+    torch.testing.assert_close(term.weight * term.prior(natural), 0.3 * prior(natural))
+
+
+def test_numbers_may_be_written_as_yaml_reads_them() -> None:
+    """YAML takes 1e-3 for text."""
+    (text,), (number,) = (weigh({"l2": {"raw": value}}, photograph(8)) for value in ("1e-3", 0.001))
+    assert text.weight == number.weight == 0.001
+    assert weigh({"l2": "1e-3"}, photograph(8))[0].weight == 0.001
 
 
 def photograph(side: int) -> Tensor:
@@ -162,6 +232,10 @@ def test_the_degree_that_conversions_rely_on(prior: Any) -> None:
         ({"tv": "much"}, "needs a weight or a mapping"),
         ({"tv": {"gamma": 2}}, "has no parameter 'gamma'"),
         ({"tv": True}, "needs a weight"),
+        ({"tv": {"weight": "much"}}, "weight must be a number"),
+        ({"l2": {"raw": [1]}}, "raw must be a number"),
+        ({"l2": {"raw": 1, "weight": 1}}, "has raw and weight"),
+        ({"l2": {"raw": 1, "peak": 255}}, "has raw and peak"),
     ],
 )
 def test_mistakes_in_priors_are_told(spec: dict[str, Any], sentence: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invbench import documents
 from invbench.harness import Bench, forecast, run_cell
-from invbench.harness.tuning import candidates
+from invbench.harness.tuning import _share, candidates
 from invbench.method import Method
 from invbench.planning import plan
 from invbench.problem import Problem
@@ -165,3 +165,22 @@ def test_the_forecast_counts_iterations_seconds_and_tuning() -> None:
     assert forecast(double, bench) == pytest.approx(2 * forecast(default, bench))
     capped = replace(default, budget=Budget(iterations=10**9, seconds=3))
     assert forecast(capped, bench) == 3
+
+
+def test_the_default_may_be_left_out_and_the_tuned_cell_stays_the_same() -> None:
+    alone = plan(
+        documents.parse(STUDY.replace("images: 2}\nb", "images: 2, default: false}\nb"), "s.yaml"),
+        catalogue(),
+    )
+    variants = [(cell.method.name, cell.labels()["variant"]) for cell in alone.cells[:3]]
+    assert variants == [("adam", "default"), ("adam", "tuned"), ("mv2016", "tuned")]
+    assert alone.cells[1].plain() == planned().cells[2].plain()
+
+
+def test_a_candidate_gets_its_share_of_the_seconds() -> None:
+    text = STUDY.replace("images: {count: 2}", "images: {count: 8}").replace(
+        "{iterations: 5}", "{seconds: 2}"
+    )
+    cell = plan(documents.parse(text, "s.yaml"), catalogue()).cells[2]
+    assert _share(cell) == Budget(seconds=0.5)
+    assert _share(planned().cells[2]) == Budget(iterations=5)

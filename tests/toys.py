@@ -1,6 +1,5 @@
 """Tiny problems, solvers and clocks that tests share."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +18,7 @@ from invbench.problem import Problem, WeightedPrior
 from invbench.solver import Randomness, Solver
 from invbench.study import Budget, Cell
 from invbench.trials.contract import Posed, Scene, Trial
+from tests.modules import sequential
 
 SHAPE = (3, 8, 8)
 CLASSES = 5
@@ -28,12 +28,10 @@ def tiny_network(dtype: torch.dtype = torch.float64) -> Network:
     """Two stages and a classifier, random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = nn.Sequential(
-            OrderedDict(
-                conv1=nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()),
-                pool1=nn.MaxPool2d(2),
-                fc1=nn.Sequential(nn.Flatten(), nn.Linear(8 * 16, CLASSES)),
-            )
+        module = sequential(
+            conv1=nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()),
+            pool1=nn.MaxPool2d(2),
+            fc1=nn.Sequential(nn.Flatten(), nn.Linear(8 * 16, CLASSES)),
         )
     return parse(module.to(dtype), SHAPE, "tiny")
 
@@ -51,7 +49,7 @@ def black_box(dtype: torch.dtype = torch.float64) -> Network:
 
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        module = nn.Sequential(OrderedDict(block1=Residual()))
+        module = sequential(block1=Residual())
     return parse(module.to(dtype), SHAPE, "black box")
 
 

@@ -2,13 +2,13 @@
 
 import click
 
-KINDS = ("methods", "trials", "networks", "images", "priors", "metrics", "studies")
+KINDS = ("methods", "trials", "analyses", "networks", "images", "priors", "metrics", "studies")
 
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(KINDS), default="methods")
 def command(kind: str) -> None:
-    """List what is there: methods (the default), trials, networks, images, priors, metrics, studies."""
+    """List what is there: methods (the default), trials, analyses, networks, images, and so on."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table

@@ -27,22 +27,27 @@ def training_progress() -> Iterator[Callable[[int, int, str], None]]:
 
 
 @contextmanager
-def cell_progress(study: "Study") -> Iterator[Callable[[int, int, "Record | None"], None]]:
+def run_progress(study: "Study") -> Iterator[Callable[[int, int, "Record | None"], None]]:
     """The progress bar of a study, with the time left."""
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(*_columns(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(study.name, total=len(study.cells))
+        task = bar.add_task(study.name, total=len(study.runs))
 
         def notify(done: int, total: int, record: "Record | None") -> None:
-            name = study.name
-            if record is not None:
-                labels = record["labels"]
-                name = f"{study.name}: {labels['solver']} on {labels['trial']} {labels['layer']}".rstrip()
+            name = study.name if record is None else f"{study.name}: {_told(record)}"
             bar.update(task, completed=done, total=total, description=name)
 
         yield notify
+
+
+def _told(record: "Record") -> str:
+    """What a record is of."""
+    if "labels" not in record:
+        return f"{record['name']} on {record['parameters']['network']}"
+    labels = record["labels"]
+    return f"{labels['solver']} on {labels['trial']} {labels['layer']}".rstrip()
 
 
 def _columns() -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from invbench.cli.device import pick_device
 from invbench.cli.files import save
-from invbench.cli.progress import cell_progress, training_progress
+from invbench.cli.progress import run_progress, training_progress
 
 if TYPE_CHECKING:
     from invbench.harness import Bench
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     type=click.Choice(["keep", "rerun"]),
     default="keep",
     show_default=True,
-    help="What to do with finished cells that another version of the code has made.",
+    help="What to do with what another version of the code has finished.",
 )
 def command(
     study: str,
@@ -46,7 +47,7 @@ def command(
     The same command on the same folder goes on where it was stopped.
     """
     from invbench import documents, executors, registry
-    from invbench.harness import Bench
+    from invbench.harness import Bench, check_analyses
     from invbench.planning import plan
     from invbench.store import Store
 
@@ -61,15 +62,17 @@ def command(
     with training_progress() as training:
         bench = Bench(training)
         bench.check(planned.cells)
+        check_analyses(planned.measurements, bench)
     if store is None:
         show_plan(planned, bench)
         return
-    with cell_progress(planned) as notify:
+    with run_progress(planned) as notify:
         summary = executors.run(planned, store, bench, how, stale, notify)
     write_environment(store, bench, planned, device)
     finish(folder, planned)
     if summary.resumed:
-        click.echo(f"{summary.resumed} cells were finished before.")
+        what = "cells and analyses" if planned.measurements else "cells"
+        click.echo(f"{summary.resumed} {what} were finished before.")
     if summary.stale:
         click.echo(f"{summary.stale} of them come from another version of the code (--stale rerun).")
     sys.exit(summary.exit_code)
@@ -96,6 +99,10 @@ def show_plan(study: "Study", bench: "Bench") -> None:
     Console().print(table)
     total = sum(sum(row.values()) for row in seconds.values())
     click.echo(f"{len(study.cells)} cells, about {duration(total)}, found from timed passes of the networks")
+    if study.measurements:
+        names = Counter(measurement.name for measurement in study.measurements)
+        listed = ", ".join(f"{number} {name}" for name, number in names.items())
+        click.echo(f"analyses, whose time nothing foretells: {listed}")
 
 
 def duration(seconds: float) -> str:
@@ -118,8 +125,8 @@ def write_environment(store: "Store", bench: "Bench", study: "Study", device: st
 
     about = environment(device) | {
         "command": "invbench " + shlex.join(sys.argv[1:]),
-        "networks": bench.networks_used(study.cells),
-        "skipped": bench.images_skipped(study.cells),
+        "networks": bench.networks_used(study.runs),
+        "skipped": bench.images_skipped(study.runs),
     }
     store.text("environment.json", json.dumps(about, indent=1))
 
@@ -128,10 +135,15 @@ def finish(folder: Path, study: "Study") -> None:
     """Write the report and print the table of results."""
     from rich.console import Console
 
+    from invbench.method import show_parameters
     from invbench.report import render, terminal
     from invbench.store import load
 
     results = load(folder)
     save(folder / "report.html", render(results))
     Console().print(terminal(results))
+    for record in results.analyses:
+        if record["status"] != "done":
+            where = f"{record['name']} ({show_parameters(record['parameters'])})"
+            click.echo(f"analysis {where}: {record['status']}: {record['reason']}")
     click.echo(f"{study.name}: report in {folder / 'report.html'}")

@@ -1,4 +1,4 @@
-"""What cells share: images, networks and posed trials, each loaded once."""
+"""What runs share: images, networks and posed trials, each loaded once."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from invbench.errors import UserError
 from invbench.images import ImageBatch, Images, Split, open_images
 from invbench.networks import Trained
 from invbench.store import key_of
-from invbench.study import Cell, show_network
+from invbench.study import Cell, Conditions, show_network
 from invbench.trials.contract import Posed, Scene, Trial
 
 T = TypeVar("T")
@@ -34,32 +34,32 @@ class Bench:
     progress: Progress = lambda *_: None
     _kept: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
-    def images(self, cell: Cell) -> Images:
-        """The image source of a cell."""
-        spec = {key: value for key, value in cell.images.items() if key != "count"}
+    def images(self, run: Conditions) -> Images:
+        """The image source of a run."""
+        spec = {key: value for key, value in run.images.items() if key != "count"}
         return self.once("images", spec, lambda: open_images(**spec))
 
-    def trained(self, cell: Cell) -> Trained:
-        """The network of a cell with what is known about it, on the cell's device."""
-        parameters = {key: value for key, value in cell.network.items() if key != "name"}
-        name, images = str(cell.network["name"]), self.images(cell)
+    def trained(self, run: Conditions) -> Trained:
+        """The network of a run with what is known about it, on the device of the run."""
+        parameters = {key: value for key, value in run.network.items() if key != "name"}
+        name, images = str(run.network["name"]), self.images(run)
 
         def load() -> Trained:
             trained = networks.load(name, parameters, images, progress=self.progress)
-            network = trained.network.to(device=torch.device(cell.device), dtype=getattr(torch, cell.dtype))
-            networks.check_finite(network, self.batch(cell, "test").pixels)
+            network = trained.network.to(device=torch.device(run.device), dtype=getattr(torch, run.dtype))
+            networks.check_finite(network, self.batch(run, "test").pixels)
             return replace(trained, network=network)
 
-        return self.once("network", [cell.network, cell.images, cell.device, cell.dtype], load)
+        return self.once("network", [run.network, run.images, run.device, run.dtype], load)
 
-    def batch(self, cell: Cell, split: Split, count: int | None = None) -> ImageBatch:
-        """Images of a split, on the cell's device."""
+    def batch(self, run: Conditions, split: Split, count: int | None = None) -> ImageBatch:
+        """Images of a split, on the device of the run."""
 
         def draw() -> ImageBatch:
-            batch = self.images(cell).draw(split, count or cell.images["count"])
-            return replace(batch, pixels=batch.pixels.to(cell.device, getattr(torch, cell.dtype)))
+            batch = self.images(run).draw(split, count or run.images["count"])
+            return replace(batch, pixels=batch.pixels.to(run.device, getattr(torch, run.dtype)))
 
-        return self.once("batch", [cell.images, cell.device, cell.dtype, split, count], draw)
+        return self.once("batch", [run.images, run.device, run.dtype, split, count], draw)
 
     def pose(self, cell: Cell, trial: Trial, view: View = "test") -> Posed:
         """A trial posed on the images of a view; the last few are kept.
@@ -81,22 +81,22 @@ class Bench:
 
         return self.once("posed", spec, pose, keep=4)
 
-    def scene(self, cell: Cell, images: ImageBatch) -> Scene:
-        """What the trial of a cell is posed with, for these images."""
+    def scene(self, run: Conditions, images: ImageBatch) -> Scene:
+        """What a trial is posed with and an analysis measures, for these images."""
         return Scene(
-            network=self.trained(cell).network,
+            network=self.trained(run).network,
             images=images,
-            classes=self._classes(cell),
-            natural=self._natural(cell),
-            seed=cell.seed,
+            classes=self._classes(run),
+            natural=self._natural(run),
+            seed=run.seed,
         )
 
-    def _natural(self, cell: Cell) -> Tensor:
+    def _natural(self, run: Conditions) -> Tensor:
         """Images that standardise the weights of priors: of `train`, or the test images of a tiny source."""
         try:
-            return self.batch(cell, "train", NATURAL).pixels
+            return self.batch(run, "train", NATURAL).pixels
         except UserError:
-            return self.batch(cell, "test").pixels
+            return self.batch(run, "test").pixels
 
     def check(self, cells: Iterable[Cell]) -> None:
         """Pose every trial once before anything runs, so that mistakes surface while nothing is at stake.
@@ -113,32 +113,30 @@ class Bench:
                 if cell.tuning is not None:
                     self.batch(cell, "tuning", cell.tuning.images)
 
-    def key(self, cell: Cell) -> str:
-        """Identity of a cell: its plain data and the content of its weights and images."""
+    def key(self, run: Conditions) -> str:
+        """Identity of a run: its plain data and the content of its weights and images."""
         content = self.once(
             "content",
-            [cell.network, cell.images],
-            lambda: [self.trained(cell).network.digest, self.images(cell).digest],
+            [run.network, run.images],
+            lambda: [self.trained(run).network.digest, self.images(run).digest],
         )
-        return key_of([cell.plain(), content])
+        return key_of([run.plain(), content])
 
-    def networks_used(self, cells: Iterable[Cell]) -> dict[str, dict[str, Any]]:
+    def networks_used(self, runs: Iterable[Conditions]) -> dict[str, dict[str, Any]]:
         """What is known about every network of a study, for the report."""
-        return {show_network(cell.network): self.trained(cell).plain() for cell in cells}
+        return {show_network(run.network): self.trained(run).plain() for run in runs}
 
-    def images_skipped(self, cells: Iterable[Cell]) -> list[list[str]]:
+    def images_skipped(self, runs: Iterable[Conditions]) -> list[list[str]]:
         """(name, reason) of the images that could not be used, for the report."""
         return [
-            list(item) for item in dict.fromkeys(item for cell in cells for item in self.images(cell).skipped)
+            list(item) for item in dict.fromkeys(item for run in runs for item in self.images(run).skipped)
         ]
 
-    def _classes(self, cell: Cell) -> tuple[str, ...]:
-        outputs = self.trained(cell).network.output_shape
-        classes = self.images(cell).classes
+    def _classes(self, run: Conditions) -> tuple[str, ...]:
+        outputs = self.trained(run).network.output_shape
+        classes = self.images(run).classes
         if len(outputs) != 1:
-            raise UserError(
-                f"network {show_network(cell.network)} has outputs of shape {outputs}, no classes"
-            )
+            raise UserError(f"network {show_network(run.network)} has outputs of shape {outputs}, no classes")
         return (
             tuple(classes) if len(classes) == outputs[0] else tuple(f"class {n}" for n in range(outputs[0]))
         )

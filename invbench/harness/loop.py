@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from invbench.harness.scoring import Judge, Trace
 from invbench.meter import Meter, MeterView
 from invbench.method import Method
 from invbench.problem import Problem
-from invbench.solver import Randomness, Solver
+from invbench.solver import Randomness, with_horizon
 from invbench.study import Budget
 
 #: Trace points lie this factor apart, in iterations.
@@ -79,16 +78,9 @@ def fill_horizon(method: Method, budget: Budget, pass_cost: int) -> Method:
         return method
     left, stages = float(total), []
     for (name, solver), part in zip(method.stages, parts(method), strict=True):
-        stages.append((name, _with_horizon(solver, max(1, round(part * left)))))
+        stages.append((name, with_horizon(solver, max(1, round(part * left)))))
         left -= 0 if part == 1.0 else part * left
     return replace(method, stages=tuple(stages))
-
-
-def _with_horizon(solver: Solver, iterations: int) -> Solver:
-    if getattr(solver, "horizon", 0) is None:
-        changes: dict[str, Any] = {"horizon": iterations}
-        return replace(solver, **changes)
-    return solver
 
 
 def drive(

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -14,7 +15,7 @@ from invbench.harness.bench import Bench
 from invbench.harness.learning import prepare
 from invbench.harness.scoring import Trace
 from invbench.method import Method, Search
-from invbench.study import Cell, Tuning
+from invbench.study import Budget, Cell, Tuning
 
 Settings = dict[str, float]
 
@@ -22,7 +23,8 @@ Settings = dict[str, float]
 def tune(cell: Cell, bench: Bench, method: Method, tuning: Tuning) -> tuple[Method, dict[str, Any]]:
     """Try settings of a method and keep the best.
 
-    Every candidate runs with the budget and the seed of the cell, on tuning images. It is valued by the mean
+    Every candidate runs with the seed of the cell and its budget, in seconds the same per image, on tuning
+    images. It is valued by the mean
     over images of the trial's objective at the end; a method with priors of its own, whose objective is
     another one (on any objective, prior weight 0 wins), by the metric that the trial is ranked by. An image
     on which a candidate diverges makes it worthless.
@@ -81,9 +83,18 @@ def _place(space: Mapping[str, Search], shares: list[float]) -> Settings:
 def _value(cell: Cell, bench: Bench, method: Method, criterion: str) -> tuple[float, str]:
     """Mean of the criterion at the end over the tuning images, and how the run ended."""
     trace = Trace()
+    cell = replace(cell, budget=_share(cell))
     try:
         attempt(cell, bench, prepare(cell, bench, method)[0], trace, "tuning")
     except (ArithmeticError, RuntimeError, ValueError) as error:
         return math.nan, f"failed: {error}".splitlines()[0]
     value = float(np.mean(trace.series[criterion][-1]))
     return value, "done" if np.all(trace.points == len(trace.iteration)) else "diverged"
+
+
+def _share(cell: Cell) -> Budget:
+    """The budget of a candidate: seconds in proportion to the images; the rest counts per image anyhow."""
+    if cell.budget.seconds is None or cell.tuning is None:
+        return cell.budget
+    share = min(1.0, cell.tuning.images / cell.images["count"])
+    return cell.budget.model_copy(update={"seconds": share * cell.budget.seconds})

@@ -62,8 +62,8 @@ def load(
 ) -> Trained:
     """A network by name.
 
-    Its weights come from `weights: PATH` if given; else, for a trained network, from the package or the
-    user's cache if they hold what this recipe makes of these images, and otherwise from a training now.
+    Its weights come from `weights: PATH` if given; else, for a trained network, from the user's cache or the
+    package if they hold what this recipe makes of these images, and otherwise from a training now.
 
     Args:
         name: one of `find()`, or `module:factory` for a network of one's own: the factory is called with the
@@ -72,7 +72,7 @@ def load(
             initialisation and training), and those of the architecture.
         images: what it is trained on and applied to.
         progress: called with (done, total, text) during a training.
-        refresh: train although there are weights, and replace those in the cache.
+        refresh: train although there are weights, and put the new ones into the cache.
 
     Raises:
         UserError: there is no such network or parameter, or the weights do not fit.
@@ -161,12 +161,12 @@ def _filled(name: str, module: nn.Module, state: dict[str, Tensor], place: str) 
 
 
 def _found(key: str) -> tuple[dict[str, Tensor], cache.About, str] | None:
-    """Weights of an earlier training, with where they come from."""
-    shipped = cache.read(Path(str(resources.files("invbench"))) / "weights" / f"{key}.safetensors")
-    if shipped is not None:
-        return *shipped, "shipped with the package"
+    """Weights of an earlier training, with where they come from: one of the user's own counts more."""
     kept = cache.fetch(f"networks/{key}")
-    return None if kept is None else (*kept, "trained before on this machine")
+    if kept is not None:
+        return *kept, "trained before on this machine"
+    shipped = cache.read(Path(str(resources.files("invbench"))) / "weights" / f"{key}.safetensors")
+    return None if shipped is None else (*shipped, "shipped with the package")
 
 
 def _train(

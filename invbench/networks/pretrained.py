@@ -34,9 +34,21 @@ def torchvision_vgg11(classes: int = 1000, size: int = 224) -> nn.Module:  # noq
 
 
 @architecture()
+def torchvision_vgg11_bn(classes: int = 1000, size: int = 224) -> nn.Module:  # noqa: ARG001
+    """VGG-11 with batch norm as torchvision has it, ImageNet weights; stages conv1_1, pool1, ... fc8."""
+    return _model("vgg11_bn")
+
+
+@architecture()
 def torchvision_vgg16(classes: int = 1000, size: int = 224) -> nn.Module:  # noqa: ARG001
     """VGG-16 as torchvision has it, ImageNet weights; stages conv1_1, conv1_2, pool1, ... fc8."""
     return _model("vgg16")
+
+
+@architecture()
+def torchvision_vgg16_bn(classes: int = 1000, size: int = 224) -> nn.Module:  # noqa: ARG001
+    """VGG-16 with batch norm as torchvision has it, ImageNet weights; stages conv1_1, conv1_2, ... fc8."""
+    return _model("vgg16_bn")
 
 
 @architecture()
@@ -87,7 +99,8 @@ def _download(url: str, kept: Path) -> None:
 def with_stages(model: nn.Module) -> nn.Module:
     """A torchvision model as a sequence of named stages, its normalisation in front.
 
-    In AlexNet and VGG a convolution or dense layer with its ReLU is a stage, and so is a pool.
+    In AlexNet and VGG a convolution or dense layer with its batch norm, if any, and its ReLU is a stage, and
+    so is a pool.
     """
     features, classifier = getattr(model, "features", None), getattr(model, "classifier", None)
     if not isinstance(features, nn.Sequential) or not isinstance(classifier, nn.Sequential):

@@ -38,22 +38,22 @@ def conjugate_gradients(
     References:
         Hestenes & Stiefel 1952, "Methods of conjugate gradients for solving linear systems".
     """
-    goal = max(tolerance, torch.finfo(r.dtype).eps) * _dot(r, r).sqrt()
+    goal = max(tolerance, torch.finfo(r.dtype).eps) * _norm(r)
     direction = precondition(r)
     descent = _dot(r, direction)
-    x = output = r.new_zeros(())
+    x = output = r
     for step in range(1, limit + 1):
         image = affine.linear(direction)
-        curvature = alpha * _dot(direction, direction) + beta * _dot(image, image)
+        curvature = alpha * _norm(direction).square() + beta * _norm(image).square()
         # at rest once nothing is left to do, or all underflows; a NaN compares false and stays visible
-        rests = (_dot(r, r).sqrt() <= goal) | (descent <= 0) | (curvature <= 0)
+        rests = (_norm(r) <= goal) | (descent <= 0) | (curvature <= 0)
         length = torch.where(rests, 0, descent / curvature)
-        x = x + _each(length, direction) * direction
-        output = output + _each(length, image) * image
+        move, change = _each(length, direction) * direction, _each(length, image) * image
+        x, output = (move, change) if step == 1 else (x + move, output + change)
         if step == limit:
             break
         r = r - _each(length, r) * (alpha * direction + beta * affine.adjoint(image))
-        if tolerance and bool((_dot(r, r).sqrt() <= goal).all()):
+        if tolerance and bool((_norm(r) <= goal).all()):
             break
         preconditioned = precondition(r)
         before, descent = descent, _dot(r, preconditioned)
@@ -64,6 +64,12 @@ def conjugate_gradients(
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product of each instance, (B,)."""
     return (a * b).flatten(1).sum(1)
+
+
+def _norm(a: Tensor) -> Tensor:
+    """Length of each instance, (B,)."""
+    norm: Tensor = torch.linalg.vector_norm(a.flatten(1), dim=1)
+    return norm
 
 
 def _each(values: Tensor, like: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from functools import singledispatch
 from typing import Literal, get_args
 
 from invbench.errors import UserError
+from invbench.operators.canvas import Canvas
 from invbench.operators.convolutions import AveragePooling, Convolution
 from invbench.operators.factorisation import invert
 from invbench.operators.fourier import CircularInverse
@@ -90,7 +91,8 @@ def _(affine: AveragePooling, alpha: float, beta: float, boundary: Boundary, ste
 
 @factorised.register
 def _(affine: Convolution, alpha: float, beta: float, boundary: Boundary, steps: int) -> GramSolver:
-    inverse = CircularInverse.of(affine, alpha, beta)
+    canvas = Canvas.of(affine)
     if boundary == "soft":
-        return SoftConvolution(inverse.canvas.unpadded(affine), alpha, beta, inverse)
-    return HardConvolution(affine, alpha, beta, inverse, steps)
+        inverse = CircularInverse.of(affine, canvas.bare(), alpha, beta)
+        return SoftConvolution(canvas.unpadded(affine), alpha, beta, inverse, canvas)
+    return HardConvolution(affine, alpha, beta, CircularInverse.of(affine, canvas, alpha, beta), steps)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from invbench.operators.canvas import Canvas
 from invbench.operators.conjugate_gradients import conjugate_gradients
 from invbench.operators.factorisation import BlockInverse
 from invbench.operators.fourier import CircularInverse
@@ -117,9 +118,11 @@ class SoftConvolution(GramSolver):
 
     Args:
         inverse: the inverse on the canvas.
+        canvas: of the given convolution.
     """
 
     inverse: CircularInverse
+    canvas: Canvas
 
     @property
     def multiply_adds(self) -> int:
@@ -132,11 +135,11 @@ class SoftConvolution(GramSolver):
 
     def embed(self, x: Tensor) -> Tensor:
         """The image with zeros around it: (B, C, H, W) -> (B, C, L, L')."""
-        return self.inverse.canvas.embed(x)
+        return self.canvas.embed(x)
 
     def crop(self, z: Tensor, unread: Tensor | None = None) -> Tensor:
         """The image on a canvas: (B, C, L, L') -> (B, C, H, W), pixels off it from `unread`, or 0."""
-        return self.inverse.canvas.crop(z, unread)
+        return self.canvas.crop(z, unread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +152,7 @@ class HardConvolution(GramSolver):
     and overlap (kernel <= stride) one is enough.
 
     Args:
-        inverse: the preconditioner, on the canvas.
+        inverse: the preconditioner.
         steps: conjugate-gradient steps an application.
     """
 
@@ -169,8 +172,7 @@ class HardConvolution(GramSolver):
 
     def precondition(self, r: Tensor) -> Tensor:
         """M r: the circular inverse on the canvas, and r / alpha, which is exact, at unread pixels."""
-        canvas = self.inverse.canvas
-        return canvas.crop(self.inverse(canvas.embed(r)), unread=r / self.alpha)
+        return self.inverse(r)
 
     def with_output(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """The solution x and W x: (B, C, H, W), (B, K, H', W')."""

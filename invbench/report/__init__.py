@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from invbench.report import depth, drawing, figures, glance, pareto, pictures, profiles, tuning
+from invbench.report import analyses, depth, drawing, figures, glance, pareto, pictures, profiles, tuning
 from invbench.report.attachment import attach
 from invbench.report.comparisons import ORACLE, compare
 from invbench.report.offline import offline_costs
@@ -67,6 +67,7 @@ def _context(results: Results, command: str, trends: Markup | None) -> dict[str,
         "panels": figures.panels(comparisons, scores, looks),
         "depths": depth.panels(comparisons, scores, looks, results.environment),
         "offline": offline_costs(comparisons, scores),
+        "analyses": analyses.measured(results),
         "grids": pictures.grids(results, comparisons, scores),
         "styles": looks,
         "series": {look.index: str(method) for method, look in looks.items()},
@@ -105,6 +106,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("convergence", "Convergence", bool(context["panels"])),
         ("depth", "Depth", bool(context["depths"])),
         ("offline", "Offline work", bool(context["offline"])),
+        ("analyses", "Analyses", bool(context["analyses"])),
         ("images", "Images", bool(context["grids"])),
         ("trends", "Speed over commits", bool(context["trends"])),
         ("environment", "Environment", True),

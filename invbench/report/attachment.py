@@ -1,9 +1,11 @@
-"""The final rows of the table as a file that the page carries."""
+"""Rows as files that the page carries."""
 
 import base64
 import csv
 import gzip
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -31,6 +33,21 @@ def final_rows(results: Results) -> str:
     """
     table = results.table
     rows = table[table["final"]].drop(columns="final").dropna(axis="columns", how="all")
+    return _csv(rows)
+
+
+def attach(results: Results, name: str) -> Attachment:
+    """`final_rows` as a data URI; gzip beyond `PLAIN_BYTES`."""
+    return _attached(final_rows(results), f"{name or 'invbench'}-final", int(results.table["final"].sum()))
+
+
+def attach_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], name: str) -> Attachment:
+    """Rows of plain data, as `attach` does with those of the table."""
+    return _attached(_csv(pd.DataFrame(rows, columns=list(columns))), name, len(rows))
+
+
+def _csv(rows: pd.DataFrame) -> str:
+    """As CSV, with text quoted and made harmless."""
     for name in rows.columns:
         if not pd.api.types.is_numeric_dtype(rows[name]):
             rows[name] = rows[name].astype(object).map(_harmless)
@@ -40,15 +57,13 @@ def final_rows(results: Results) -> str:
     return text
 
 
-def attach(results: Results, name: str) -> Attachment:
-    """`final_rows` as a data URI; gzip beyond `PLAIN_BYTES`."""
-    text = final_rows(results)
+def _attached(text: str, name: str, rows: int) -> Attachment:
     data, kind, suffix = text.encode(), "text/csv;charset=utf-8", "csv"
     if len(data) > PLAIN_BYTES:
         data, kind, suffix = gzip.compress(data, mtime=0), "application/gzip", "csv.gz"
     uri = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name) or "invbench"
-    return Attachment(f"{stem}-final.{suffix}", uri, int(results.table["final"].sum()), len(data))
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name)
+    return Attachment(f"{stem}.{suffix}", uri, rows, len(data))
 
 
 def _harmless(value: object) -> object:

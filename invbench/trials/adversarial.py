@@ -11,6 +11,7 @@ from invbench.losses import CrossEntropy, InnerProduct, Loss, TargetedMargin
 from invbench.meter import Meter
 from invbench.problem import Problem
 from invbench.solver import NonNegative, Positive
+from invbench.trials.classes import Wrong, wrong_classes
 from invbench.trials.contract import Posed, Priors, Scene, Trial
 from invbench.trials.terms import weigh
 
@@ -37,7 +38,7 @@ class Adversarial(Trial):
     ranked_by: ClassVar = "success"
 
     loss: Literal["margin", "linear", "cross_entropy"] = "margin"
-    target: Literal["runner_up", "next", "least_likely"] = "runner_up"
+    target: Wrong = "runner_up"
     norm: Literal["linf", "l2"] = "linf"
     radius: Positive = 8 / 255
     confidence: NonNegative = 0.0
@@ -46,7 +47,7 @@ class Adversarial(Trial):
     def pose(self, scene: Scene) -> Posed:
         """See `Trial.pose`."""
         pixels = scene.images.pixels
-        predicted, wrong = self._classes(scene.network(pixels))
+        predicted, wrong = wrong_classes(scene.network(pixels), self.target)
         loss, target = self._loss(predicted, wrong, len(scene.classes), pixels)
         problem = Problem(
             network=scene.network,
@@ -58,14 +59,6 @@ class Adversarial(Trial):
             loss_weight=self.loss_weight,
         )
         return Posed(problem, pixels.clone(), pixels, scene.images.names)
-
-    def _classes(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The predicted and the wrong class of every instance."""
-        ranking = output.argsort(1, descending=True)
-        predicted = ranking[:, 0]
-        if self.target == "next":
-            return predicted, (predicted + 1) % output.shape[1]
-        return predicted, ranking[:, 1 if self.target == "runner_up" else -1]
 
     def _loss(self, predicted: Tensor, wrong: Tensor, classes: int, like: Tensor) -> tuple[Loss, Tensor]:
         if self.loss == "linear":

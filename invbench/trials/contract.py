@@ -57,7 +57,7 @@ class Trial(ABC):
     """A kind of problem; its fields are what a study may set.
 
     Attributes:
-        priors: name -> weight, or name -> {weight, parameters} (see `terms.weigh`).
+        priors: name -> weight, or name -> {weight or raw, parameters} (see `terms.weigh`).
         loss_weight: factor on the loss.
     """
 

@@ -12,7 +12,7 @@ from invbench.priors import Prior, Standardised, standardise
 from invbench.problem import WeightedPrior
 
 #: Keys of a prior's options that are not parameters of the prior itself.
-WEIGHT, PEAK, REFERENCE = "weight", "peak", "reference"
+WEIGHT, RAW, PEAK, REFERENCE = WEIGHING = ("weight", "raw", "peak", "reference")
 
 
 def check_priors(spec: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -27,6 +27,9 @@ def weigh(spec: Mapping[str, Any], natural: Tensor, **fixed: Any) -> tuple[Weigh
 
     `NAME: w` or `NAME: {weight: w, ...parameters}` weighs the *standardised* prior: its energy is divided
     by its mean on natural images, so that weight 1 is a sensible default for every prior.
+
+    `NAME: {raw: w, ...}` weighs the energy as the prior defines it, on images in [0, 1]: `l2: {raw: w}` is
+    w/2 |x - centre|^2.
 
     `NAME: {weight: w, peak: p, reference: s, ...}` reproduces a published weight instead. Papers work on
     mean-subtracted images in 0..255, divided by a unit p, at s x s pixels (s = 1: averaged over pixels).
@@ -52,7 +55,9 @@ def _weigh_one(
 ) -> WeightedPrior:
     known = _parameters(priors.find()[name])
     prior = _build(name, {key: value for key, value in fixed.items() if key in known} | options)
-    weight = float(options[WEIGHT])
+    if RAW in options:
+        return WeightedPrior(name, options[RAW], prior)
+    weight = options.get(WEIGHT, 1.0)
     if PEAK in options:
         height, width = natural.shape[-2:]
         degree = float(prior.degree)
@@ -65,11 +70,26 @@ def _weigh_one(
 
 
 def _options(name: str, options: Any) -> dict[str, Any]:
-    if isinstance(options, int | float) and not isinstance(options, bool):
-        return {WEIGHT: options}
     if not isinstance(options, Mapping):
-        raise ValueError(f"prior '{name}' needs a weight or a mapping of options (got {options!r})")
-    return {WEIGHT: 1.0, **options}
+        weight = _number(options)
+        if weight is None:
+            raise ValueError(f"prior '{name}' needs a weight or a mapping of options (got {options!r})")
+        return {WEIGHT: weight}
+    given = {key: _number(options[key]) for key in WEIGHING if key in options}
+    for key, value in given.items():
+        if value is None:
+            raise ValueError(f"prior '{name}': {key} must be a number (got {options[key]!r})")
+        if RAW in given and key != RAW:
+            raise ValueError(f"prior '{name}' has {RAW} and {key}: a raw weight is converted by nothing")
+    return {**options, **given}
+
+
+def _number(value: Any) -> float | None:
+    """A number, also as YAML reads 1e-3: as text."""
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _build(name: str, options: Mapping[str, Any]) -> Prior:
@@ -78,7 +98,7 @@ def _build(name: str, options: Mapping[str, Any]) -> Prior:
         near = get_close_matches(name, found, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(found))}"
         raise ValueError(f"unknown prior '{name}': {hint}")
-    parameters = {key: value for key, value in options.items() if key not in (WEIGHT, PEAK, REFERENCE)}
+    parameters = {key: value for key, value in options.items() if key not in WEIGHING}
     unknown = set(parameters) - _parameters(found[name])
     if unknown:
         raise ValueError(f"prior '{name}' has no parameter '{sorted(unknown)[0]}'")

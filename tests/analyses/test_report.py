@@ -1,0 +1,149 @@
+"""The section on analyses: figures, tables, what was refused or has failed, and the files it carries."""
+
+import gzip
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from invbench.packing import pack
+from invbench.report import render
+from invbench.report.analyses import FIGURES, LINES, ROWS, measured
+from invbench.store import Results, load
+from tests.results_folder import Folder
+from tests.test_report import HOSTILE, Page
+
+PLOT = {"x": "iteration", "y": "residual", "lines": "stage", "panels": "copy", "log_x": True, "log_y": True}
+
+
+def rows(iterations: int = 30, stages: int = 2) -> list[dict[str, Any]]:
+    return [
+        {"iteration": n, "stage": f"stage {s}", "copy": copy, "residual": 1 / (n + s) / 7, "instances": 4}
+        for n in range(1, iterations + 1)
+        for s in range(stages)
+        for copy in ("input", "pre-activation")
+    ]
+
+
+def results(path: Path, *records: dict[str, Any]) -> Results:
+    folder = Folder(path, instances=2)
+    folder.add()
+    for n, record in enumerate(records):
+        base = {"key": f"k{n:03}", "name": "residuals", "parameters": {"network": "lenet", "seed": n}}
+        folder.store.write(
+            f"k{n:03}", base | {"rows": [], "status": "done", "reason": ""} | record, kind="analyses"
+        )
+    return folder.finish()
+
+
+def section(page: str) -> str:
+    start = page.index('<section id="analyses">')
+    return page[start : page.index('<section id="images">', start)]
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    failed = {
+        "status": "failed",
+        "reason": "RuntimeError: odd",
+        "traceback": "Traceback\n  in a file\nRuntimeError: odd",
+    }
+    refused = {"status": "refused", "reason": f"needs {HOSTILE}"}
+    return results(tmp_path_factory.mktemp("three"), {"rows": rows(), "plot": PLOT}, refused, failed)
+
+
+def test_the_page_has_a_section_only_where_there_are_analyses(three: Results, tmp_path: Path) -> None:
+    page = render(three)
+    Page(page)
+    assert '<a href="#analyses">Analyses</a>' in page
+    assert "analyses: 1 of 3 done" in page
+    assert "#analyses" not in render(results(tmp_path))
+
+
+def test_figures_are_drawn_as_declared(three: Results) -> None:
+    first, *others = measured(three)
+    assert [plot.caption for plot in first.plots] == ["copy: input", "copy: pre-activation"]
+    assert [line.text for line in first.legend] == ["stage 0", "stage 1"]
+    assert all("var(--m0)" in plot.svg and "var(--m1)" in plot.svg for plot in first.plots)
+    assert not any("series" in plot.svg for plot in first.plots), "the legend of methods leaves them alone"
+    assert all(not one.plots and not one.rows for one in others)
+
+
+def test_the_table_shows_the_first_rows_and_the_file_all(three: Results) -> None:
+    first = measured(three)[0]
+    assert len(first.rows) == ROWS
+    assert first.left_out == 120 - ROWS
+    assert first.rows[0] == ("1", "stage 0", "input", "0.143", "4")
+    assert first.columns[0].text == "iterations"
+    assert first.download is not None
+    csv = b64decode(first.download.uri.partition("base64,")[2]).decode().splitlines()
+    assert csv[0] == '"iteration","stage","copy","residual","instances"'
+    assert len(csv) == 121
+    text = section(render(three))
+    assert text.count("<tr>") == ROWS + 1
+    assert "80 more rows are in the file below" in text
+
+
+def test_what_was_refused_or_failed_says_why(three: Results) -> None:
+    text = section(render(three))
+    assert "needs &lt;script&gt;" in text
+    assert HOSTILE not in text
+    assert "RuntimeError: odd" in text
+    assert "in a file" in text
+
+
+def test_a_packed_folder_shows_the_same(three: Results, tmp_path: Path) -> None:
+    pack(three.folder, tmp_path / "packed")
+    ours, theirs = section(render(three)), section((tmp_path / "packed" / "report.html").read_text())
+    again = section(render(load(tmp_path / "packed")))
+    assert "in a file" not in again, "a packed traceback is its last line"
+    assert "in a file" not in theirs
+    assert again == theirs == ours.replace("Traceback\n  in a file\n", "")
+
+
+def test_points_without_a_place_on_the_axes_are_left_out(tmp_path: Path) -> None:
+    some = rows(3, 1)
+    some[0]["residual"], some[2]["residual"] = 0, None
+    for row in some:
+        if row["copy"] == "pre-activation":
+            row["residual"] = None
+    (one,) = measured(results(tmp_path, {"rows": some, "plot": PLOT}))
+    assert [plot.caption for plot in one.plots] == ["copy: input"]
+    assert one.rows[0][3] == "0"
+    assert one.rows[1][3] == "–"
+
+
+def test_lines_and_figures_have_a_limit_that_is_told(tmp_path: Path) -> None:
+    many = {"rows": rows(3, LINES + 2), "plot": PLOT}
+    found = measured(results(tmp_path, *[many] * (FIGURES // 2 + 1)))
+    assert sum(len(one.plots) for one in found) == FIGURES
+    assert len(found[0].legend) == LINES
+    assert found[0].note == f"The first {LINES} lines are drawn; 2 more are in the table."
+    assert found[-1].note == f"At most {FIGURES} figures of analyses are drawn; the rows are in the table."
+
+
+def test_a_plot_may_do_without_lines_and_panels(tmp_path: Path) -> None:
+    plain = {"x": "k", "y": "value", "lines": "", "panels": "", "log_x": False, "log_y": False}
+    record = {"rows": [{"k": k, "value": -1.5 * k} for k in range(3)], "plot": plain}
+    (one,) = measured(results(tmp_path, record))
+    assert [plot.caption for plot in one.plots] == ["value"]
+    assert one.legend == ()
+    Page(render(load(tmp_path)))
+
+
+def test_old_records_have_neither_status_nor_plot(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, instances=2)
+    folder.add()
+    folder.store.write("k", {"name": "coherence", "parameters": {}, "rows": [{"max": 0.5}]}, kind="analyses")
+    (one,) = measured(folder.finish())
+    assert (one.status, one.rows) == ("done", (("0.500",),))
+    Page(render(load(tmp_path)))
+
+
+def test_a_large_table_is_compressed(tmp_path: Path) -> None:
+    (one,) = measured(results(tmp_path, {"rows": rows(4000, 3)}))
+    assert one.download is not None
+    assert one.download.name.endswith(".csv.gz")
+    data = gzip.decompress(b64decode(one.download.uri.partition("base64,")[2]))
+    assert data.count(b"\n") == 24001
