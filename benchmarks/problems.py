@@ -14,7 +14,7 @@ from torch import Tensor
 from invbench import networks
 from invbench.errors import UserError
 from invbench.images import ImageBatch, Images, open_images
-from invbench.network import Network
+from invbench.network import Network, parse
 from invbench.problem import Problem
 from invbench.registry import catalogue
 from invbench.solver import Randomness, Setting, Solver
@@ -24,6 +24,8 @@ from invbench.trials.contract import Posed, Scene, Trial
 HORIZON = 100
 #: Images that a solver with offline work learns from here.
 LEARNED_FROM = 256
+#: Of the VGG-11, whose channels it scales.
+WIDTH = 0.25
 
 
 def demand(device: str) -> torch.device:
@@ -51,16 +53,28 @@ def lenet(device: str) -> Network:
     return networks.load("lenet", {}, photographs()).network.to(device=demand(device))
 
 
-def scene(device: str, images: ImageBatch) -> Scene:
+@cache
+def vgg11(device: str) -> Network:
+    """A VGG-11 of a quarter of the width, untrained: what a pass costs does not depend on the weights."""
+    torch.manual_seed(0)
+    classes, shape = len(photographs().classes), (3, 32, 32)
+    module = networks.find()["vgg11"].build(classes, shape[1], width=WIDTH)
+    return parse(module, shape, "vgg11").to(device=demand(device))
+
+
+NETWORKS = {"lenet": lenet, "vgg11": vgg11}
+
+
+def scene(device: str, images: ImageBatch, network: str = "lenet") -> Scene:
     """What trials are posed with."""
     images = replace(images, pixels=images.pixels.to(device), labels=images.labels.to(device))
     natural = photographs().draw("train", 32).pixels.to(device)
-    return Scene(lenet(device), images, photographs().classes, natural, seed=0)
+    return Scene(NETWORKS[network](device), images, photographs().classes, natural, seed=0)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A trial on bundled images with the shipped LeNet.
+    """A trial on bundled images.
 
     Attributes:
         trial: by name.
@@ -68,6 +82,7 @@ class Task:
         plain: whether the priors are left out.
         device: cpu or cuda.
         count: of images.
+        network: the shipped `lenet`, or `vgg11`.
     """
 
     trial: str = "preimage"
@@ -75,6 +90,7 @@ class Task:
     plain: bool = False
     device: str = "cpu"
     count: int = 32
+    network: str = "lenet"
 
     def made(self) -> Trial:
         """The trial."""
@@ -87,7 +103,7 @@ class Task:
 def posed(task: Task) -> Posed:
     """The trial on test images."""
     demand(task.device)
-    return task.made().pose(scene(task.device, photographs().draw("test", task.count)))
+    return task.made().pose(scene(task.device, photographs().draw("test", task.count), task.network))
 
 
 def solver(name: str, task: Task) -> Solver:
@@ -117,7 +133,7 @@ def setting(task: Task) -> Setting:
     def pose(pixels: Tensor) -> Problem:
         names = tuple(str(n) for n in range(len(pixels)))
         batch = ImageBatch(pixels, torch.zeros(len(pixels), dtype=torch.int64), names)
-        return task.made().pose(scene(task.device, batch)).problem
+        return task.made().pose(scene(task.device, batch, task.network)).problem
 
     train, validation = (
         photographs().draw(split, LEARNED_FROM).pixels.to(task.device) for split in ("train", "validation")

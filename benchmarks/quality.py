@@ -1,15 +1,17 @@
-"""What every solver that is found reaches in a fixed number of iterates; lower is better."""
+"""What every solver and preset that is found reaches in a fixed number of iterates; lower is better."""
 
 from contextlib import closing
 from functools import cache
 from itertools import islice
+from statistics import mean
 
 from torch import Tensor
 
-from benchmarks import problems
+from benchmarks import problems, studies
 from benchmarks.found import one_class_each
 from benchmarks.problems import Task
 from invbench import metrics
+from invbench.harness import run_cell
 from invbench.registry import catalogue
 
 ITERATES = 100
@@ -55,4 +57,36 @@ class _Quality:
         return float(metrics.find()[metric](self.x, posed.truth, posed.problem).mean())
 
 
+class _PresetQuality:
+    """The same for a preset, which may be several solvers in turn, without a prior: splitting takes none."""
+
+    name = ""
+    timeout = 300.0
+    params = (["pool2", "fc1"],)
+    param_names = ("layer",)
+
+    def setup(self, layer: str) -> None:
+        """The run, by the harness, which shares the iterates out among the stages."""
+        study = studies.study(
+            {"layer": layer},
+            images={"source": "bundled", "count": 8, "size": 32},
+            network={"name": "lenet"},
+            methods=[self.name],
+            budget={"iterations": ITERATES},
+        )
+        record, _ = run_cell(study.cells[0], studies.bench(), "quality")
+        if record["status"] != "done":
+            raise NotImplementedError(record["reason"])
+        self.final = {name: values[-1] for name, values in record["trace"]["series"].items()}
+
+    def track_one_minus_ssim(self, _layer: str) -> float:
+        """1 - SSIM, 0 for a perfect reconstruction."""
+        return 1 - mean(self.final["ssim"])
+
+    def track_feature_error(self, _layer: str) -> float:
+        """Relative squared error of the features."""
+        return mean(self.final["feature_error"])
+
+
 globals().update(one_class_each(_Quality, catalogue().solvers))
+globals().update(one_class_each(_PresetQuality, catalogue().presets))

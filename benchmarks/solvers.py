@@ -82,5 +82,33 @@ class _Ratio:
         return ratio(self.step, self.bare)
 
 
+class _VGG11:
+    """The same on a deep network; for a splitting method an iterate is a sweep over all of its stages."""
+
+    name = ""
+    timeout = 120.0
+    unit = "passes"
+    params = (["features", "cross_entropy"],)
+    param_names = ("loss",)
+
+    def setup(self, loss: str) -> None:
+        """The solver and the bare passes: up to block 6 of the features, or through the whole network."""
+        task = {
+            "features": Task(layer="pool4", plain=True, network="vgg11"),
+            "cross_entropy": Task("class_inversion", network="vgg11"),
+        }[loss]
+        self.step, self.bare = problems.stepper(self.name, task), bare(task)
+
+    def track_iterate_over_bare_pass(self, _loss: str) -> float:
+        """Time of an iterate over that of one forward and backward pass."""
+        return ratio(self.step, self.bare)
+
+    def peakmem_iterates(self, _loss: str) -> None:
+        """The memory of a process, torch and its libraries included, that takes some iterates."""
+        for _ in range(ITERATES):
+            self.step()
+
+
 globals().update(one_class_each(_Solver, catalogue().solvers))
 globals().update(one_class_each(_Ratio, catalogue().solvers, suffix="_ratio"))
+globals().update(one_class_each(_VGG11, catalogue().solvers, suffix="_vgg11"))

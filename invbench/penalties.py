@@ -22,7 +22,7 @@ GROWTH = 2.0
 STIFFNESS = 0.001
 #: Share of the first gradient that is left where the domain stops an x without a prior.
 REMAINDER = 0.03
-#: Least and greatest penalty: what the proximal maps are accurate for.
+#: Least and greatest penalty for scores, and curvature: what the prox of the cross-entropy is accurate for.
 LEAST, GREATEST = 1e-8, 1e4
 #: Strength of the noise around mid-grey by which a chain is probed.
 PROBE = 0.05
@@ -34,7 +34,7 @@ def growing(stages: int, growth: float) -> Weights:
 
 
 @torch.no_grad()
-def balanced(problem: ChainProblem, shape: tuple[int, ...], like: Tensor) -> Weights:
+def balanced(problem: ChainProblem, x: Tensor) -> Weights:
     """Weights like the back-propagated gradients: c_i = |g(z_i)| / |g(z_0)|, d_i = |g(y_i)| / |g(z_0)|.
 
     A force on the output arrives at every cut with a strength of its own; with these weights all scaled
@@ -44,16 +44,15 @@ def balanced(problem: ChainProblem, shape: tuple[int, ...], like: Tensor) -> Wei
 
     Args:
         problem: the chain.
-        shape: of one input.
-        like: a tensor with device and dtype.
+        x: an input, `(B, ...)`, of which shape, dtype and device count.
     """
     generator = torch.Generator().manual_seed(0)
 
     def noise(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(like)
+        return torch.randn(1, *shape[1:], generator=generator, dtype=torch.float64).to(x)
 
-    _, y, output = problem.forward((0.5 + PROBE * noise(shape)).to(like))
-    force = noise(tuple(output.shape[1:]))
+    _, y, output = problem.forward(0.5 + PROBE * noise(x.shape))
+    force = noise(output.shape)
     c, d = [], []
     for stage, value in zip(reversed(problem.stages), reversed(y), strict=True):
         force = _pulled_back(stage, value, force)
@@ -63,7 +62,7 @@ def balanced(problem: ChainProblem, shape: tuple[int, ...], like: Tensor) -> Wei
     return [value / c[-1] for value in reversed(c)], [value / c[-1] for value in reversed(d)]
 
 
-def penalty(problem: Problem, x: Tensor, output: Tensor, weights: Weights) -> Tensor:
+def penalty(problem: Problem, x: Tensor, weights: Weights) -> Tensor:
     """The penalty rho for which rho c_i or rho d_i balances the forces, `(B,)`.
 
     - Features, a squared error: rho d_last is a small part of the curvature of the loss at the output, for
@@ -76,29 +75,37 @@ def penalty(problem: Problem, x: Tensor, output: Tensor, weights: Weights) -> Te
     Args:
         problem: with one of these three kinds of objective.
         x: the start, `(B, ...)`.
-        output: of the network there.
         weights: c and d.
     """
     c, d = weights
     if isinstance(problem.loss, SquaredError):
-        rho = STIFFNESS * problem.loss_weight * output_curvature(problem.loss, output, problem.target) / d[-1]
-    else:
-        bent = _prior_curvature(problem, x)
-        rho = torch.where(bent > 0, bent, _pressure(problem, x)) / c[0]
-    return rho.clamp(LEAST, GREATEST)
+        curvature = 2 * problem.loss_weight * problem.loss.weights(problem.target)
+        return STIFFNESS * curvature / d[-1]
+    bent = _prior_curvature(problem, x)
+    return (torch.where(bent > 0, bent, _pressure(problem, x)) / c[0]).clamp(LEAST, GREATEST)
 
 
 def output_curvature(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
-    """The curvature |g|^2 / (2 l) of the parabola with value l, slope g and minimum 0, `(B,)`.
+    """The curvature |g|^2 / (2 |l|) of the parabola with value l, slope g and minimum 0, `(B,)`.
 
-    For a squared error w |r|^2 it is the curvature itself, 2 w.
+    For a squared error w |r|^2 this is 2 w, which holds at the target, too.
+
+    Args:
+        loss: of an output.
+        output: where, `(B, ...)`.
+        target: as the loss reads it.
+
+    Returns:
+        The curvatures, > 0 and finite.
     """
+    if isinstance(loss, SquaredError):
+        return 2 * loss.weights(target)
     with torch.enable_grad():
         leaf = output.detach().clone().requires_grad_()
         value = loss(leaf, target)
         (g,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
     tiny = torch.finfo(value.dtype).tiny
-    return _squares(g) / (2 * value.detach().abs().clamp_min(tiny))
+    return (_squares(g) / (2 * value.detach().abs().clamp_min(tiny))).clamp(LEAST, GREATEST)
 
 
 def _pulled_back(stage: MeteredStage, y: Tensor, force: Tensor) -> Tensor:
@@ -119,9 +126,11 @@ def _prior_curvature(problem: Problem, x: Tensor) -> Tensor:
     step = torch.full_like(x, 0.1)
     total = x.new_zeros(len(x))
     for term in problem.priors:
-        bend = term.prior(x + step) + term.prior(x - step) - 2 * term.prior(x)
-        total += term.weight * bend / _squares(step)
-    return total.clamp_min(0)
+        around = term.prior(x + step) + term.prior(x - step)
+        bend = around - 2 * term.prior(x)
+        rounding = 100 * torch.finfo(x.dtype).eps * around
+        total += torch.where(bend > rounding, term.weight * bend / _squares(step), 0)
+    return total
 
 
 def _pressure(problem: Problem, x: Tensor) -> Tensor:

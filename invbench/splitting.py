@@ -60,11 +60,16 @@ class ChainProblem:
         return z[:-1], y, z[-1]
 
 
-def refusal(problem: Problem) -> str | None:
-    """What a problem lacks to be split, or None.
+def refusal(problem: Problem, method: str) -> str | None:
+    """Why a splitting method cannot take a problem, in a sentence that begins with its name; None if it can.
 
     The network must be a chain whose activations have projections; loss and prior need a proximal map.
     """
+    lack = _lack(problem)
+    return None if lack is None else f"{method} {lack}"
+
+
+def _lack(problem: Problem) -> str | None:
     chain = problem.chain
     if chain is None:
         return f"needs a chain of affine maps and activations: {problem.network.reason}"
@@ -73,8 +78,8 @@ def refusal(problem: Problem) -> str | None:
         return f"needs projections onto the graphs of all activations: {next(filter(None, reasons))}"
     if not problem.loss.has_prox:
         return f"needs a loss with a proximal map, and {problem.loss.name} has none"
-    behind = not isinstance(chain[-1].activation, Identity)
-    if behind and not isinstance(problem.loss, SquaredError):
+    ends_in_activation = not isinstance(chain[-1].activation, Identity)
+    if ends_in_activation and not isinstance(problem.loss, SquaredError):
         return f"takes {problem.loss.name} only behind an affine map, and here an activation ends"
     if len(problem.priors) > 1 or not all(term.prior.has_prox for term in problem.priors):
         names = ", ".join(term.name for term in problem.priors)
@@ -165,39 +170,49 @@ class Splitting:
     def sweep(self, state: State, updates: Sequence[Update]) -> None:
         """The updates in turn, and the duals: t_i += gamma (w_i - y_i), u_i += gamma (v_i - z_i).
 
-        t_i enters the two updates of stage i alone. It follows the later one, from the gap w_i - y_i + t_i
-        that both know.
+        t_i enters the two updates of stage i alone, so that it may change as soon as both are done: it moves
+        to the gap w_i - y_i + t_i, which the first of them hands to the second.
         """
         gaps: dict[int, Tensor] = {}
         for what, i in updates:
-            gap = gaps.pop(i, None)
-            later = gap is not None
             if i < 0:
                 state.v[0] = self._feasible(state.z[0] - state.u[0])
                 continue
-            gap = self._update_copies(state, i) if what == "copies" else self._update_input(state, i, gap)
-            if later:
-                state.t[i].lerp_(gap, self.dual_step)
-            else:
+            known = gaps.pop(i, None)
+            gap = self._update_copies(state, i) if what == "copies" else self._update_input(state, i, known)
+            if known is None:
                 gaps[i] = gap
+            else:
+                state.t[i].lerp_(gap, self.dual_step)
         for u, v, z in zip(state.u, state.v, state.z, strict=True):
             u.add_(v - z, alpha=self.dual_step)
 
     def _update_copies(self, state: State, i: int) -> Tensor:
-        """The minimiser over (w_i, v_{i+1}), a projection or the proximal point of the loss; returns the gap."""
+        """The minimiser over (w_i, v_{i+1}): a projection, or the proximal point of the loss.
+
+        Returns:
+            The gap w_i - y_i + t_i.
+        """
         p = state.y[i] - state.t[i]
         if i == len(state.z) - 1:
             state.w[i] = self._fitting(p)
         else:
             q, activation = state.z[i + 1] - state.u[i + 1], self.problem.stages[i].activation
             state.w[i], state.v[i + 1] = activation.project(p, q, self.d[i], self.c[i + 1])
-        return torch.sub(state.w[i], p, out=p)
+        return state.w[i] - p
 
     def _update_input(self, state: State, i: int, gap: Tensor | None) -> Tensor:
         """z_i <- z_i + (I + d_i/c_i W^T W)^-1 (v_i - z_i + u_i + d_i/c_i W^T (w_i - y_i + t_i)).
 
         A convolution takes one step with the circulant inverse as preconditioner instead of the exact solve.
-        Takes the gap, where it is known, and returns that of the new y_i.
+
+        Args:
+            state: the variables.
+            i: the stage.
+            gap: w_i - y_i + t_i where it is known; it is written into.
+
+        Returns:
+            The gap with the new y_i.
         """
         if gap is None:
             gap = (state.w[i] - state.y[i]).add_(state.t[i])

@@ -53,7 +53,7 @@ class Budget(BaseModel):
 class Tuning(BaseModel):
     """Every method is run twice: as it is, and with the best of some settings of its search space.
 
-    A budget in seconds is one for all images of a cell; a candidate, which runs on fewer, gets its share.
+    A budget in seconds is one for all images of a cell; a setting that is tried gets its share per image.
 
     Attributes:
         trials: settings tried, the default among them; the same number for every method.

@@ -71,7 +71,8 @@ def test_everything_found_has_benchmarks() -> None:
     themes = {theme: vars(import_module(f"benchmarks.{theme}")) for theme in THEMES}
     for solver in catalogue().solvers:
         assert solver in themes["solvers"] and solver in themes["quality"]
-        assert f"{solver}_ratio" in themes["solvers"]
+        assert {f"{solver}_ratio", f"{solver}_vgg11"} <= themes["solvers"].keys()
+    assert catalogue().presets.keys() <= themes["quality"].keys()
     assert priors.find().keys() <= themes["priors"].keys()
 
 

@@ -323,3 +323,18 @@ def test_a_study_without_claims(tmp_path: Path) -> None:
     builder.finish()
     assert "makes no claims" in CliRunner().invoke(command, [str(tmp_path)]).output
     assert json.loads(CliRunner().invoke(command, [str(tmp_path), "--json"]).output) == []
+
+
+def test_the_best_of_several_stands_for_all() -> None:
+    side = {"where": {}, "column": "mse", "best": "solver", "reduce": "median"}
+    result = verdict(ours=side)
+    assert (result.ours, result.note) == (2.0, "the best is adam")
+    ours = {"where": {"solver": "lbfgs"}, "column": "mse"}
+    result = verdict(
+        ours=ours, against={"where": {"solver": ["adam", "lbfgs"]}, "best": "solver"}, **{"as": "ratio"}
+    )
+    assert (result.ours, result.against) == (3.0, 3.0)
+    table = TABLE.assign(ssim=-TABLE["mse"])
+    result = verdict(table, ours={"where": {}, "column": "ssim", "best": "solver"})
+    assert result.ours == -3.0, "of metrics where higher is better the highest counts"
+    assert verdict(ours={"where": {}, "column": "mse", "best": "sovler"}).note == "there is no column sovler"

@@ -17,6 +17,7 @@ from invbench.operators import (
     Diagonal,
     Reshape,
     TransposedConvolution,
+    Windows,
     gram_solver,
 )
 
@@ -189,6 +190,8 @@ OTHERS = [
     Diagonal((2, 3, 4)),
     Diagonal((2, 3, 4), random(2, 1, 1), random(2, 1, 1)),
     Diagonal((2, 3, 4), random(2, 3, 4)),
+    Windows((2, 7, 8), (3, 3), (2, 2)),
+    Windows((2, 6, 7), (3, 2), (1, 2)),
     *AVERAGES,
     TransposedConvolution(random(2, 3, 3, 3) / 4, None, (2, 4, 4), (2, 2), (1, 1)),
     Composition((convolution((1, 2), 3, 1, 1, side=5), AveragePooling((2, 5, 6), (2, 2), (1, 1)))),

@@ -22,6 +22,7 @@ from invbench.operators import (
     Normalise,
     Reshape,
     TransposedConvolution,
+    Windows,
     compose,
 )
 
@@ -70,6 +71,8 @@ SMALL = [
     Reshape((2, 3, 4), (24,)),
     Diagonal((2, 3, 4), random(2, 1, 1), random(2, 3, 4)),
     Diagonal((2, 3, 4)),
+    Windows((2, 7, 8), (3, 3), (2, 2)),
+    Windows((2, 6, 7), (3, 2), (1, 2)),
     Composition(
         (Diagonal((2, 3, 4), random(2, 3, 4)), Reshape((2, 3, 4), (24,)), Dense(random(3, 24), None, (24,)))
     ),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invbench import documents
 from invbench.harness import Bench, forecast, run_cell
-from invbench.harness.tuning import _share, candidates
+from invbench.harness.tuning import candidate_budget, candidates
 from invbench.method import Method
 from invbench.planning import plan
 from invbench.problem import Problem
@@ -182,5 +182,6 @@ def test_a_candidate_gets_its_share_of_the_seconds() -> None:
         "{iterations: 5}", "{seconds: 2}"
     )
     cell = plan(documents.parse(text, "s.yaml"), catalogue()).cells[2]
-    assert _share(cell) == Budget(seconds=0.5)
-    assert _share(planned().cells[2]) == Budget(iterations=5)
+    for images, seconds in ((2, 0.5), (8, 2.0), (16, 4.0)):
+        assert candidate_budget(cell, Tuning(images=images)) == Budget(seconds=seconds)
+    assert candidate_budget(planned().cells[2], Tuning(images=1)) == Budget(iterations=5)

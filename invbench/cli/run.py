@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from invbench.cli.device import pick_device
 from invbench.cli.files import save
+from invbench.cli.plan import show_plan
 from invbench.cli.progress import run_progress, training_progress
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command(
     The same command on the same folder goes on where it was stopped.
     """
     from invbench import documents, executors, registry
-    from invbench.harness import Bench, check_analyses
+    from invbench.harness import Bench, check_analyses, forecast
     from invbench.planning import plan
     from invbench.store import Store
 
@@ -64,7 +64,7 @@ def command(
         bench.check(planned.cells)
         check_analyses(planned.measurements, bench)
     if store is None:
-        show_plan(planned, bench)
+        show_plan(planned, [forecast(cell, bench) for cell in planned.cells])
         return
     with run_progress(planned) as notify:
         summary = executors.run(planned, store, bench, how, stale, notify)
@@ -76,47 +76,6 @@ def command(
     if summary.stale:
         click.echo(f"{summary.stale} of them come from another version of the code (--stale rerun).")
     sys.exit(summary.exit_code)
-
-
-def show_plan(study: "Study", bench: "Bench") -> None:
-    """Print the matrix of a study, a row a method and a column a trial, in expected seconds."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from invbench.harness import forecast
-
-    seconds: dict[str, dict[str, float]] = {}
-    for cell in study.cells:
-        labels = cell.labels()
-        column = " ".join(str(labels[name]) for name in ("network", "trial", "layer") if labels[name])
-        row = cell.method.name + (" tuned" if cell.tuning else "")
-        seconds.setdefault(row, {}).setdefault(column, 0.0)
-        seconds[row][column] += forecast(cell, bench)
-    columns = dict.fromkeys(column for row in seconds.values() for column in row)
-    table = Table("seconds", *columns, title=f"{study.name}: {len(study.cells)} cells", box=None)
-    for name, costs in seconds.items():
-        table.add_row(name, *(f"{costs[column]:.3g}" if column in costs else "" for column in columns))
-    Console().print(table)
-    total = sum(sum(row.values()) for row in seconds.values())
-    click.echo(f"{len(study.cells)} cells, about {duration(total)}, found from timed passes of the networks")
-    if study.measurements:
-        names = Counter(measurement.name for measurement in study.measurements)
-        listed = ", ".join(f"{number} {name}" for name, number in names.items())
-        click.echo(f"analyses, whose time nothing foretells: {listed}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    Example:
-        >>> duration(75), duration(7300)
-        ('1 min 15 s', '2 h 1 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def write_environment(store: "Store", bench: "Bench", study: "Study", device: str) -> None:

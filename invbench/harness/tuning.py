@@ -23,11 +23,10 @@ Settings = dict[str, float]
 def tune(cell: Cell, bench: Bench, method: Method, tuning: Tuning) -> tuple[Method, dict[str, Any]]:
     """Try settings of a method and keep the best.
 
-    Every candidate runs with the seed of the cell and its budget, in seconds the same per image, on tuning
-    images. It is valued by the mean
-    over images of the trial's objective at the end; a method with priors of its own, whose objective is
-    another one (on any objective, prior weight 0 wins), by the metric that the trial is ranked by. An image
-    on which a candidate diverges makes it worthless.
+    Every candidate runs on the tuning images, with the seed and the budget of the cell (see
+    `candidate_budget`). It is valued by the mean over images of the trial's objective at the end; a method
+    with priors of its own, whose objective is another one (on any objective, prior weight 0 wins), by the
+    metric that the trial is ranked by. An image on which a candidate diverges makes it worthless.
 
     Returns:
         The method with its best setting (the default, where all are worthless), and what was tried.
@@ -37,6 +36,7 @@ def tune(cell: Cell, bench: Bench, method: Method, tuning: Tuning) -> tuple[Meth
     sign = 1.0 if better == "lower" else -1.0
     started = time.perf_counter()
     settings = candidates(method, tuning.trials, cell.seed)
+    cell = replace(cell, budget=candidate_budget(cell, tuning))
     values, tried = [], []
     for setting in settings:
         value, status = _value(cell, bench, method.with_settings(setting), criterion)
@@ -71,6 +71,18 @@ def candidates(method: Method, trials: int, seed: int) -> list[Settings]:
     return [{}] + [_place(space, row.tolist()) for row in shares]
 
 
+def candidate_budget(cell: Cell, tuning: Tuning) -> Budget:
+    """The budget of a cell with its seconds in proportion to the images that a candidate runs on.
+
+    Iterations and work are counted per image anyhow, but seconds are those of the whole batch: with all of
+    them a small batch would get further, and settings would be chosen for longer runs than the one reported.
+    """
+    if cell.budget.seconds is None:
+        return cell.budget
+    share = tuning.images / cell.images["count"]
+    return cell.budget.model_copy(update={"seconds": share * cell.budget.seconds})
+
+
 def _place(space: Mapping[str, Search], shares: list[float]) -> Settings:
     """From shares in [0, 1] to values in the ranges."""
     settings = {}
@@ -83,18 +95,9 @@ def _place(space: Mapping[str, Search], shares: list[float]) -> Settings:
 def _value(cell: Cell, bench: Bench, method: Method, criterion: str) -> tuple[float, str]:
     """Mean of the criterion at the end over the tuning images, and how the run ended."""
     trace = Trace()
-    cell = replace(cell, budget=_share(cell))
     try:
         attempt(cell, bench, prepare(cell, bench, method)[0], trace, "tuning")
     except (ArithmeticError, RuntimeError, ValueError) as error:
         return math.nan, f"failed: {error}".splitlines()[0]
     value = float(np.mean(trace.series[criterion][-1]))
     return value, "done" if np.all(trace.points == len(trace.iteration)) else "diverged"
-
-
-def _share(cell: Cell) -> Budget:
-    """The budget of a candidate: seconds in proportion to the images; the rest counts per image anyhow."""
-    if cell.budget.seconds is None or cell.tuning is None:
-        return cell.budget
-    share = min(1.0, cell.tuning.images / cell.images["count"])
-    return cell.budget.model_copy(update={"seconds": share * cell.budget.seconds})

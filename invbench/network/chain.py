@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from invbench.activations import Activation, Identity, MaxPool, ReLU, ReLUMaxPool
 from invbench.network.interpretation import NoChainError, children, interpret, is_sequential, with_article
-from invbench.operators import Affine, Diagonal, compose
+from invbench.operators import Affine, Diagonal, Windows, compose
 
 Shape = tuple[int, ...]
 Chain = tuple["Stage", ...]
@@ -46,8 +46,10 @@ class Stage:
 def read_chain(module: nn.Module, input_shape: Shape) -> Chain:
     """The stages of a (nested) nn.Sequential: affine maps in a row are composed, ReLU and max-pool merged.
 
-    An activation that no affine map precedes gets an identity in front. A stage bears the shortest name of a
-    child that ends where the stage does, layers which do nothing left aside.
+    An activation that no affine map precedes gets an identity in front. Pooling over overlapping windows is a
+    stage of its own, which copies the windows apart and pools over disjoint ones: so its projection is exact,
+    and that the copies agree is left to y = W z, like all else. A stage bears the shortest name of a child
+    that ends where the stage does, layers which do nothing left aside.
 
     Args:
         module: a module in evaluation mode.
@@ -103,6 +105,9 @@ def _continued(last: Stage, name: str, piece: Affine | Activation) -> Sequence[S
         if isinstance(last.activation, Identity):
             return [replace(last, name=name, affine=compose(last.affine, piece))]
         return [last, Stage(name, piece, Identity())]
+    if isinstance(piece, MaxPool) and piece.overlaps and piece.padding == (0, 0):
+        windows = Windows(last.out_shape, piece.kernel, piece.stride)
+        return [last, Stage(name, windows, MaxPool(piece.kernel, piece.kernel))]
     merged = _merged(last.activation, piece)
     if merged is not None:
         return [replace(last, name=name, activation=merged)]

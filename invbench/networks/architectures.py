@@ -139,7 +139,7 @@ def vgg11(classes: int, size: int, width: float = 1.0, batch_norm: bool = True) 
 
 @architecture(Recipe(epochs=20, shift=4))
 def alexnet(classes: int, size: int, width: float = 1.0, norm: str = "lrn") -> nn.Module:
-    """AlexNet type: strided first convolution, overlapping 3 x 3 pools; `norm` is lrn, batch or none.
+    """AlexNet type for 32 or 64 px: strided convolution, overlapping pools; `norm` is lrn, batch or none.
 
     `width` scales the channels. Local response normalisation, the original's, stands behind the first two
     convolutions; batch norm behind all five.

@@ -5,6 +5,7 @@ from invbench.operators.folding import compose
 from invbench.operators.gram import gram_solver
 from invbench.operators.inverses import GramSolver
 from invbench.operators.maps import Affine, Composition, Dense, Diagonal, Normalise, Reshape
+from invbench.operators.windows import Windows
 
 __all__ = [
     "Affine",
@@ -17,6 +18,7 @@ __all__ = [
     "Normalise",
     "Reshape",
     "TransposedConvolution",
+    "Windows",
     "compose",
     "gram_solver",
 ]

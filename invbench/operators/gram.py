@@ -20,6 +20,7 @@ from invbench.operators.inverses import (
     TiledSolver,
 )
 from invbench.operators.maps import Affine, Dense, Diagonal, Reshape
+from invbench.operators.windows import Windows
 
 Boundary = Literal["hard", "soft"]
 
@@ -29,9 +30,9 @@ def gram_solver(
 ) -> GramSolver:
     """Factorise alpha I + beta W^T W in double precision, to be inverted in the precision of the map.
 
-    Exact in closed form for dense, diagonal and reshaping maps and for average pooling over windows that do
-    not overlap; by FFT for convolutions (see `SoftConvolution`, `HardConvolution`); for anything else by
-    conjugate gradients to a relative residual of 1e-6, at most 200 steps. A new kind of map registers its
+    Exact in closed form for dense, diagonal and reshaping maps, for windows, and for average pooling where
+    they do not overlap; by FFT for convolutions (see `SoftConvolution`, `HardConvolution`); for anything else
+    by conjugate gradients to a relative residual of 1e-6, at most 200 steps. A new kind of map registers its
     solver with `factorised.register`.
 
     Args:
@@ -71,8 +72,12 @@ def _(affine: Reshape, alpha: float, beta: float, *_: object) -> GramSolver:
 def _(affine: Diagonal, alpha: float, beta: float, *_: object) -> GramSolver:
     if affine.scale is None:
         return Scaled(affine, alpha, beta, 1 / (alpha + beta))
-    factor = 1 / (alpha + beta * affine.scale.detach().double().square())
-    return Scaled(affine, alpha, beta, factor.to(affine.scale.dtype))
+    return Scaled(affine, alpha, beta, 1 / (alpha + beta * affine.scale.detach().double().square()))
+
+
+@factorised.register
+def _(affine: Windows, alpha: float, beta: float, *_: object) -> GramSolver:
+    return Scaled(affine, alpha, beta, 1 / (alpha + beta * affine.copies()))
 
 
 @factorised.register

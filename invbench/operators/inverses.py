@@ -71,7 +71,7 @@ class Scaled(GramSolver):
 
     def __call__(self, r: Tensor) -> Tensor:
         """Factor r: (B, *in_shape) -> (B, *in_shape)."""
-        return r * self.factor
+        return r * (self.factor.to(r) if isinstance(self.factor, Tensor) else self.factor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,13 @@ def plan(document: Document, catalogue: Catalogue, device: str = "cpu") -> Study
 
 @dataclass(frozen=True)
 class _Scope:
-    """The methods and networks that an entry is restricted to, and its own budget; None where it has none."""
+    """What an entry says beside its own parameters; None where it does not.
+
+    Attributes:
+        methods: names of those that it is run with.
+        networks: names of those that it is run on.
+        budget: in place of that of the study.
+    """
 
     methods: list[Any] | None = None
     networks: list[Any] | None = None
@@ -63,9 +69,7 @@ class _Planner:
             self.methods += Methods(entries).read(("methods", n), entry)
         trials: list[tuple[_Scope, Chosen[Trial]]] = []
         for n, entry in enumerate(file.trials):
-            plain, budget = self._own_budget(("trials", n), entry)
-            plain, scope = self._scope(("trials", n), plain, ("methods", "networks"))
-            scope = replace(scope, budget=budget)
+            plain, scope = self._scope(("trials", n), entry, ("methods", "networks", "budget"))
             trials += [(scope, one) for one in entries.trials(("trials", n), plain)]
         analyses: list[tuple[_Scope, Chosen[Analysis]]] = []
         for n, entry in enumerate(file.analyses):
@@ -145,24 +149,17 @@ class _Planner:
             elif ":" in name or known(self.document, "network", name, self.catalogue.networks, place):
                 yield variant
 
-    def _own_budget(self, place: Place, entry: Any) -> tuple[Any, Budget | None]:
-        """An entry without its budget, and that budget."""
-        if not isinstance(entry, Mapping) or len(entry) != 1:
-            return entry, None
-        ((name, stated),) = entry.items()
-        given = dict(stated or {})
-        if "budget" not in given:
-            return entry, None
-        return {name: given}, validate(self.document, Budget, given.pop("budget"), (*place, name, "budget"))
-
     def _scope(self, place: Place, entry: Any, keys: tuple[str, ...]) -> tuple[Any, _Scope]:
-        """An entry without these keys, and what they restrict it to."""
+        """An entry without these keys, and what they say."""
         if not isinstance(entry, Mapping) or len(entry) != 1:
             return entry, _Scope()
         ((name, stated),) = entry.items()
         given = dict(stated or {})
-        only = {key: given.pop(key) for key in keys if given.get(key) is not None}
-        only = {key: names if isinstance(names, list) else [names] for key, names in only.items()}
+        said = {key: given.pop(key) for key in keys if given.get(key) is not None}
+        budget = said.pop("budget", None)
+        if budget is not None:
+            budget = validate(self.document, Budget, budget, (*place, name, "budget"))
+        only = {key: names if isinstance(names, list) else [names] for key, names in said.items()}
         if not self.document.mistaken:  # a method that is misspelt would be unknown here, too
             methods = {item.name for item in self.methods} | {
                 *self.catalogue.solvers,
@@ -172,7 +169,7 @@ class _Planner:
             for key, names in only.items():
                 for n, item in enumerate(names):
                     known(self.document, key.removesuffix("s"), item, there[key], (*place, name, key, n))
-        return {name: given}, _Scope(**only)
+        return {name: given}, _Scope(**only, budget=budget)
 
     def _check_claims(self, file: StudyFile, names: set[str]) -> None:
         """A claim on an analysis that the study does not run could never be judged."""

@@ -17,7 +17,9 @@ from invbench.splitting import ChainProblem, Order, Splitting, State, refusal, s
 
 @dataclass(frozen=True)
 class ADMM(Solver):
-    """Split the chain y_i = W_i z_i + b_i, z_{i+1} = act_i(y_i) by copies v_i = z_i and w_i = y_i.
+    """Alternating directions through the stages of a chain, which copies of their variables split apart.
+
+    The chain y_i = W_i z_i + b_i, z_{i+1} = act_i(y_i) is split by copies v_i = z_i and w_i = y_i:
 
         L = loss + sum_i rho d_i/2 |w_i - y_i + t_i|^2 + rho c_i/2 |v_i - z_i + u_i|^2
 
@@ -50,8 +52,7 @@ class ADMM(Solver):
 
     def refuses(self, problem: Problem) -> str | None:
         """See `splitting.refusal`."""
-        reason = refusal(problem)
-        return None if reason is None else f"admm {reason}"
+        return refusal(problem, "admm")
 
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:
         """One sweep an iterate: two applications and one adjoint of every stage."""
@@ -59,10 +60,10 @@ class ADMM(Solver):
 
     @torch.no_grad()
     def states(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[State]:  # noqa: ARG002
-        """The sweeps with all their variables; what is yielded is changed by the next sweep."""
+        """The sweeps with all their variables; the next one writes into them (see `State`)."""
         chain, x = ChainProblem.of(problem), problem.domain.project(x)
         weights = self._weights(chain, x)
-        splitting = Splitting.of(chain, *weights, self._rho(problem, chain, x, weights), self.dual_step)
+        splitting = Splitting.of(chain, *weights, self._rho(problem, x, weights), self.dual_step)
         state = splitting.start(x)
         for updates in sweeps(self.order, len(chain.stages)):
             splitting.sweep(state, updates)
@@ -70,11 +71,10 @@ class ADMM(Solver):
 
     def _weights(self, chain: ChainProblem, x: Tensor) -> penalties.Weights:
         if self.growth is None and not isinstance(chain.loss, SquaredError):
-            return penalties.balanced(chain, tuple(x.shape[1:]), x)
+            return penalties.balanced(chain, x)
         return penalties.growing(len(chain.stages), self.growth or penalties.GROWTH)
 
-    def _rho(self, problem: Problem, chain: ChainProblem, x: Tensor, weights: penalties.Weights) -> Tensor:
+    def _rho(self, problem: Problem, x: Tensor, weights: penalties.Weights) -> Tensor:
         if self.rho is not None:
             return x.new_full((len(x),), self.rho)
-        _, _, output = chain.forward(x)
-        return self.strength * penalties.penalty(problem, x, output, weights)
+        return self.strength * penalties.penalty(problem, x, weights)

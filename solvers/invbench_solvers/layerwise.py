@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from invbench.splitting import ChainProblem, Splitting, refusal, sweeps
 
 @dataclass(frozen=True)
 class Layerwise(Solver):
-    """Each stage alone: an input that it maps to what the stage above wants of it, top down.
+    """One stage after the other, top down: an input that it maps to what the stage above wants of it.
 
         z_i = argmin |act_i(W_i z + b_i) - z_{i+1}|^2 / |z_{i+1}|^2   over the range of act_{i-1}
 
@@ -40,8 +41,7 @@ class Layerwise(Solver):
 
     def refuses(self, problem: Problem) -> str | None:
         """See `splitting.refusal`."""
-        reason = refusal(problem)
-        return None if reason is None else f"layerwise {reason}"
+        return refusal(problem, "layerwise")
 
     @torch.no_grad()
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:  # noqa: ARG002
@@ -54,13 +54,11 @@ class Layerwise(Solver):
         for i in reversed(range(len(inputs))):
             piece = self._piece(whole, i, found)
             curvature = output_curvature(piece.loss, outputs[i], piece.target)
-            rho = (self.strength * piece.loss_weight * curvature).clamp_min(torch.finfo(x.dtype).tiny)
-            splitting = Splitting.of(piece, [1.0], [1.0], rho)
+            splitting = Splitting.of(piece, [1.0], [1.0], self.strength * piece.loss_weight * curvature)
             state = splitting.start(inputs[i])
-            for n, updates in zip(range(self.sweeps), sweeps("backward", 1), strict=False):
+            for n, updates in enumerate(islice(sweeps("backward", 1), self.sweeps), start=1):
                 splitting.sweep(state, updates)
-                last = i == 0 and n == self.sweeps - 1
-                yield state.x if last else x
+                yield state.x if i == 0 and n == self.sweeps else x
             found = state.x
 
     def _piece(self, whole: ChainProblem, i: int, wanted: Tensor) -> ChainProblem:
@@ -70,6 +68,5 @@ class Layerwise(Solver):
         weight = whole.loss_weight if last else 1.0
         if i == 0:
             return ChainProblem(stages, loss, target, whole.domain, whole.priors, weight)
-        return ChainProblem(
-            stages, loss, target, Box(whole.stages[i - 1].activation.lowest, math.inf), (), weight
-        )
+        reachable = Box(whole.stages[i - 1].activation.lowest, math.inf)
+        return ChainProblem(stages, loss, target, reachable, (), weight)

@@ -16,7 +16,7 @@ from invbench.solver import Count, Positive, Randomness, Solver
 
 @dataclass(frozen=True)
 class LBFGS(Solver):
-    """Every instance has its own memory, direction and step length; none waits for another.
+    """L-BFGS with a memory, direction and step length of its own for each instance; none waits for another.
 
         d = -H g on the free coordinates,   x(a) = P(x + a d)
 

@@ -14,6 +14,7 @@ from invbench.operators import (
     Diagonal,
     Reshape,
     TransposedConvolution,
+    Windows,
 )
 from tests.modules import (
     CHAINS,
@@ -102,7 +103,7 @@ def test_the_chain_of_an_alexnet_keeps_the_response_normalisation():
     assert kinds(network) == [
         ("conv1", Convolution, ReLU()),
         ("norm1", Diagonal, LocalResponseNorm(5, 0.1)),
-        ("pool1", Diagonal, MaxPool((3, 3), (2, 2))),
+        ("pool1", Windows, MaxPool((3, 3), (3, 3))),
         ("pool2", Convolution, ReLUMaxPool((3, 3), (2, 2), (1, 1))),
         ("fc", Dense, Identity()),
     ]
@@ -150,8 +151,9 @@ def test_features_of_torchvision_alexnet():
     with torch.random.fork_rng():
         features = build(weights=None).features
     network = parse(seeded(features), (3, 64, 64))
-    assert [stage.name for stage in network.chain] == ["2", "5", "7", "9", "12"]
-    assert network.chain[0].activation == ReLUMaxPool((3, 3), (2, 2)) and network.reason is None
+    assert [stage.name for stage in network.chain] == ["1", "2", "4", "5", "7", "9", "11", "12"]
+    assert network.chain[0].activation == ReLU() and network.reason is None
+    assert network.chain[1].activation == MaxPool((3, 3), (3, 3)), "overlapping windows are copied apart"
     assert kinds(network.cut("3"))[-1] == ("3", Convolution, Identity())
 
 

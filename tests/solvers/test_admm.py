@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
 
 import cvxpy as cp
 import pytest
@@ -16,12 +16,16 @@ from invbench.domains import Box
 from invbench.losses import CrossEntropy, SquaredError, TargetedMargin
 from invbench.meter import Meter
 from invbench.network import Network, parse
+from invbench.penalties import penalty
 from invbench.priors import SquaredL2
 from invbench.problem import Problem, WeightedPrior
 from invbench.solver import Randomness
+from invbench.splitting import Order
+from tests.modules import seeded, sequential
 from tests.toys import tiny_network, tiny_problems
 
 SHAPE = (1, 3, 4)
+ORDERS = get_args(Order)
 
 
 def linear(outputs: int) -> Network:
@@ -41,11 +45,14 @@ def weights(network: Network) -> tuple[Any, Any]:
     return layer.weight.numpy(), layer.bias.numpy()
 
 
-def test_box_constrained_least_squares(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("order", ORDERS)
+def test_box_constrained_least_squares(order: Order, generator: torch.Generator) -> None:
     network = linear(9)
     target = torch.randn(2, 9, generator=generator, dtype=torch.float64)
     problem = Problem(network, target, SquaredError("none"), Box(0.0, 1.0), (), Meter(2))
-    state = sweeps(ADMM(rho=0.5, growth=1.0), problem, torch.full((2, *SHAPE), 0.5).double(), 3000)
+    state = sweeps(
+        ADMM(rho=0.5, growth=1.0, order=order), problem, torch.full((2, *SHAPE), 0.5).double(), 3000
+    )
     W, b = weights(network)
     for i in range(2):
         v = cp.Variable(12)
@@ -56,12 +63,34 @@ def test_box_constrained_least_squares(generator: torch.Generator) -> None:
     assert problem.domain.contains(state.x).all()
 
 
-def test_cross_entropy_with_a_prior_in_a_box(generator: torch.Generator) -> None:
+@pytest.mark.parametrize("order", ORDERS)
+def test_least_squares_through_two_stages(order: Order, generator: torch.Generator) -> None:
+    """A leaky rectifier of slope 1 is no bend: the copies between the stages are tied by a linear graph."""
+    first = nn.Sequential(nn.Flatten(), nn.Linear(12, 10), nn.LeakyReLU(1.0))
+    network = parse(seeded(sequential(fc1=first, fc2=nn.Linear(10, 9))).double(), SHAPE)
+    assert network.chain is not None
+    assert [stage.name for stage in network.chain] == ["fc1", "fc2"]
+    target = torch.randn(2, 9, generator=generator, dtype=torch.float64)
+    problem = Problem(network, target, SquaredError("none"), Box(0.0, 1.0), (), Meter(2))
+    start = torch.full((2, *SHAPE), 0.5).double()
+    state = sweeps(ADMM(rho=0.5, growth=2.0, order=order), problem, start, 600)
+    W1, b1, W2, b2 = (value.detach().numpy() for value in network.module.parameters())
+    for i in range(2):
+        v = cp.Variable(12)
+        cost = cp.sum_squares(W2 @ (W1 @ v + b1) + b2 - target[i].numpy())
+        best = cp.Problem(cp.Minimize(cost), [v >= 0, v <= 1]).solve()
+        assert float(problem.objective(state.x)[i]) == pytest.approx(best, rel=1e-6)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_cross_entropy_with_a_prior_in_a_box(order: Order, generator: torch.Generator) -> None:
     network = linear(5)
     labels, centre = torch.tensor([1, 4]), torch.rand(2, *SHAPE, generator=generator, dtype=torch.float64)
     prior = WeightedPrior("l2", 0.3, SquaredL2(centre))
     problem = Problem(network, labels, CrossEntropy(), Box(0.2, 0.8), (prior,), Meter(2))
-    state = sweeps(ADMM(rho=0.3, growth=1.0), problem, torch.full((2, *SHAPE), 0.5).double(), 1500)
+    state = sweeps(
+        ADMM(rho=0.3, growth=1.0, order=order), problem, torch.full((2, *SHAPE), 0.5).double(), 300
+    )
     W, b = weights(network)
     for i in range(2):
         v = cp.Variable(12)
@@ -99,6 +128,20 @@ def test_the_variables_are_those_of_the_chain() -> None:
         torch.testing.assert_close(stage.affine(z), y)
     for stage, w, v in zip(problem.network.chain[:-1], state.w, state.v[1:], strict=False):
         assert torch.equal(stage.activation(w), v), "the copies lie on the graph of the activation"
+
+
+@pytest.mark.parametrize("strength", [1.0, 3.0])
+def test_chosen_penalties_are_those_of_the_problem(strength: float) -> None:
+    """For features they are the same as given ones, instance by instance."""
+    problem, start = tiny_problems()["features in a box"]
+    problem = replace(problem, priors=())
+    assert ADMM().growth is None
+    chosen = sweeps(ADMM(strength=strength), problem, start, 5)
+    for i in range(len(start)):
+        alone, x = problem.select(torch.tensor([i])), start[i : i + 1]
+        rho = strength * float(penalty(alone, x, ([1.0], [2.0**0.5])))
+        given = sweeps(ADMM(rho=rho, growth=2.0), alone, x, 5)
+        torch.testing.assert_close(chosen.x[i : i + 1], given.x, rtol=1e-9, atol=1e-11)
 
 
 def test_refusals_say_why() -> None:

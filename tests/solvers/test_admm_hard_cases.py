@@ -188,16 +188,32 @@ def test_penalties_far_from_any_good_one(rho: float, generator: torch.Generator)
     assert math.isfinite(float(values.max()))
 
 
-@pytest.mark.parametrize("rho", ["0", "-1", ".nan"])
-def test_a_penalty_of_zero_is_told_before_anything_runs(
-    rho: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("setting", "mistake"),
+    [
+        ("rho: 0", "rho: must be > 0"),
+        ("rho: -1", "rho: must be > 0"),
+        ("rho: .nan", "rho: must be > 0"),
+        ("strength: 0", "strength: must be > 0"),
+        ("growth: 0", "growth: must be > 0"),
+        ("dual_step: 0", "dual_step: must be > 0"),
+        ("dual_step: 1.1", "dual_step: must be <= 1"),
+        ("order: sideways", "order: "),
+    ],
+)
+def test_settings_out_of_range_are_told_before_anything_runs(
+    setting: str,
+    mistake: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(
         "study: penalties\n"
         "images: {source: bundled, count: 2}\n"
         "trials: [{preimage: {layer: pool1}}]\n"
-        f"methods: [{{admm: {{rho: {rho}}}}}]\n"
+        f"methods: [{{admm: {{{setting}}}}}]\n"
         "budget: {iterations: 3}\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -205,7 +221,7 @@ def test_a_penalty_of_zero_is_told_before_anything_runs(
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2
-    assert "study.yaml:4:19: methods[0].admm.rho: must be > 0" in capsys.readouterr().err
+    assert f"study.yaml:4:19: methods[0].admm.{mistake}" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 
