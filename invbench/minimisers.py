@@ -37,23 +37,25 @@ def two_loop(
         Nocedal 1980; Nocedal & Wright 2006, algorithm 7.4. The restriction to free variables: Bertsekas
         1982, "Projected Newton methods for optimization problems with simple constraints".
     """
-    if free is not None:
-        mask = free.to(gradient.dtype)
-        gradient, steps, differences = gradient * mask, steps * mask, differences * mask
-    product = gradient.clone()
-    if not len(steps):
-        return product
-    sy, ss, yy = dot(steps, differences), dot(steps, steps), dot(differences, differences)
-    usable = sy > curvature * ss.sqrt() * yy.sqrt()
-    rho = torch.where(usable, 1 / sy, 0.0)
-
-    weights = []
-    for s, y, r in zip(reversed(steps), reversed(differences), reversed(rho), strict=True):
-        weights.append(r * dot(s, product))
-        product.addcmul_(weights[-1][:, None], y, value=-1)
-    product *= _newest(torch.where(usable, sy / yy, 1.0), usable)[:, None]
-    for s, y, r, weight in zip(steps, differences, rho, reversed(weights), strict=True):
-        product.addcmul_((weight - r * dot(y, product))[:, None], s)
+    mask = None if free is None else free.to(gradient.dtype)
+    product = gradient.clone() if mask is None else gradient * mask
+    # One place for all masked pairs: fresh memory costs more than the arithmetic on it.
+    places = torch.empty_like(gradient), torch.empty_like(gradient)
+    gamma = torch.zeros_like(gradient[:, 0])  # 0: no pair was usable yet
+    newer: list[tuple[Tensor, Tensor]] = []
+    for i in reversed(range(len(steps))):
+        s, y = (_masked(v, mask, place) for v, place in zip((steps[i], differences[i]), places, strict=True))
+        sy, norm_y = dot(s, y), norm(y)
+        usable = sy > curvature * norm(s) * norm_y
+        rho = torch.where(usable, 1 / sy, 0.0)
+        weight = rho * dot(s, product)
+        product.addcmul_(weight[:, None], y, value=-1)
+        gamma = torch.where(usable & (gamma == 0), sy / norm_y**2, gamma)
+        newer.append((rho, weight))
+    product *= torch.where(gamma == 0, 1.0, gamma)[:, None]
+    for s, y, (rho, weight) in zip(steps, differences, reversed(newer), strict=True):
+        product.addcmul_((weight - rho * dot(y, product))[:, None], s)
+        _masked(product, mask, product)
     return product
 
 
@@ -71,13 +73,18 @@ def shrinkage(predicted: Tensor, change: Tensor) -> Tensor:
     return torch.where(change.isnan(), 0.5, lowest.clamp(0.1, 0.5))
 
 
-def _newest(values: Tensor, usable: Tensor) -> Tensor:
-    """The value of the newest usable pair, 1 where there is none: (m, B) -> (B,)."""
-    order = torch.arange(1, len(values) + 1, device=values.device)[:, None] * usable
-    return torch.where(usable.any(0), values.gather(0, order.argmax(0, keepdim=True))[0], 1.0)
-
-
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products over the last dimension: (..., n), (..., n) -> (...)."""
     product: Tensor = torch.linalg.vecdot(a, b)
     return product
+
+
+def norm(a: Tensor) -> Tensor:
+    """Euclidean norms over the last dimension: (..., n) -> (...)."""
+    length: Tensor = torch.linalg.vector_norm(a, dim=-1)
+    return length
+
+
+def _masked(v: Tensor, mask: Tensor | None, place: Tensor) -> Tensor:
+    """V times the mask, written to a place; v itself without a mask."""
+    return v if mask is None else torch.mul(v, mask, out=place)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -9,7 +10,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 
 from invbench.domains import Domain, Reals
-from invbench.minimisers import dot, shrinkage, two_loop
+from invbench.minimisers import dot, norm, shrinkage, two_loop
 from invbench.problem import Problem
 from invbench.solver import Count, Positive, Randomness, Solver
 
@@ -102,12 +103,14 @@ class _Pairs:
         self.count = torch.zeros(len(like), dtype=torch.int64, device=like.device)
 
     def add(self, s: Tensor, y: Tensor, which: Tensor) -> None:
-        """Append the pairs of some instances, those with positive curvature."""
-        at = (which & (dot(s, y) > 1e-6 * (dot(s, s) * dot(y, y)).sqrt())).nonzero()[:, 0]
+        """Append the pairs of some instances, those with positive curvature; theirs move up, in place."""
+        taken = (which & (dot(s, y) > 1e-6 * norm(s) * norm(y)))[:, None]
+        move = taken.to(s.dtype)
         for kept, new in ((self.s, s), (self.y, y)):
-            kept[:-1, at] = kept[1:, at]
-            kept[-1, at] = new[at]
-        self.count[at] += 1
+            for older, newer in pairwise(kept):
+                older.lerp_(newer, move)  # exact for 0 and 1
+            kept[-1] = torch.where(taken, new, kept[-1])
+        self.count += taken[:, 0]
 
     def forget(self, which: Tensor) -> None:
         """Drop all pairs of some instances."""

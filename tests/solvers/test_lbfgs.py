@@ -4,7 +4,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from invbench_solvers.lbfgs import LBFGS
+from invbench_solvers.lbfgs import LBFGS, _Pairs
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -91,6 +91,24 @@ def test_the_objective_never_rises() -> None:
     )
     assert (values.diff(dim=0) <= 1e-12).all()
     assert (values[-1] < 0.3 * values[0]).all()
+
+
+def test_every_instance_keeps_its_own_last_pairs() -> None:
+    """Against lists: random instances take part, a third of the pairs has no positive curvature."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = _Pairs(3, torch.zeros(4, 6))
+    kept: list[list[Tensor]] = [[torch.zeros(2, 6)] * 3 for _ in range(4)]
+    for _ in range(12):
+        s = torch.randn(4, 6, generator=generator)
+        y = s * torch.tensor([-1.0, 0.5, 2.0])[torch.randint(3, (4, 1), generator=generator)]
+        which = torch.rand(4, generator=generator) < 0.7
+        y[~which] = torch.nan  # what a rejected step finds leaves no trace
+        pairs.add(s, y, which)
+        for i in range(4):
+            if which[i] and s[i] @ y[i] > 0:
+                kept[i] = [*kept[i][1:], torch.stack((s[i], y[i]))]
+    for i in range(4):
+        assert torch.equal(torch.stack((pairs.s[:, i], pairs.y[:, i]), 1), torch.stack(kept[i]))
 
 
 def test_refuses_a_ball() -> None:
