@@ -57,13 +57,10 @@ class _Quality:
         return float(metrics.find()[metric](self.x, posed.truth, posed.problem).mean())
 
 
-class _PresetQuality:
+class _PresetQuality(_Quality):
     """The same for a preset, which may be several solvers in turn, without a prior: splitting takes none."""
 
-    name = ""
-    timeout = 300.0
     params = (["pool2", "fc1"],)
-    param_names = ("layer",)
 
     def setup(self, layer: str) -> None:
         """The run, by the harness, which shares the iterates out among the stages."""
@@ -79,13 +76,8 @@ class _PresetQuality:
             raise NotImplementedError(record["reason"])
         self.final = {name: values[-1] for name, values in record["trace"]["series"].items()}
 
-    def track_one_minus_ssim(self, _layer: str) -> float:
-        """1 - SSIM, 0 for a perfect reconstruction."""
-        return 1 - mean(self.final["ssim"])
-
-    def track_feature_error(self, _layer: str) -> float:
-        """Relative squared error of the features."""
-        return mean(self.final["feature_error"])
+    def _mean(self, metric: str, _layer: str) -> float:
+        return mean(self.final[metric])
 
 
 globals().update(one_class_each(_Quality, catalogue().solvers))

@@ -1,9 +1,18 @@
-"""A stopwatch that can be held while the harness scores."""
+"""A stopwatch that can be held while a solver is looked at, and when to look."""
 
+import math
 import time
 from collections.abc import Callable
 
 import torch
+
+#: Looks at a solver lie this factor apart, in iterations.
+GRID = 1.25
+
+
+def next_look(iteration: int) -> int:
+    """The iteration of the first look after this one, on a geometric grid."""
+    return max(iteration + 1, math.ceil(GRID * iteration))
 
 
 def synchroniser(device: torch.device) -> Callable[[], None]:

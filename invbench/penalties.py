@@ -79,8 +79,8 @@ def penalty(problem: Problem, x: Tensor, weights: Weights) -> Tensor:
     """
     c, d = weights
     if isinstance(problem.loss, SquaredError):
-        curvature = 2 * problem.loss_weight * problem.loss.weights(problem.target)
-        return STIFFNESS * curvature / d[-1]
+        curvature = output_curvature(problem.loss, problem.target, problem.target)
+        return STIFFNESS * (problem.loss_weight * curvature) / d[-1]
     bent = _prior_curvature(problem, x)
     return (torch.where(bent > 0, bent, _pressure(problem, x)) / c[0]).clamp(LEAST, GREATEST)
 

@@ -1,11 +1,6 @@
 """Resume: what is finished is kept, whatever happens."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,7 @@ from invbench.errors import UserError
 from invbench.harness import Bench
 from invbench.store import Store, load
 from invbench.study import Study
-from tests.test_study import planned
+from tests.studies import planned, run_and_kill
 
 STUDY = """
 study: resumable
@@ -99,20 +94,8 @@ def test_there_is_no_such_executor() -> None:
 
 
 def test_sigkill_loses_the_running_cell_only(tmp_path: Path) -> None:
-    study = tmp_path / "study.yaml"
-    study.write_text(STUDY)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "invbench", "run", str(study), "--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while len(times(out)) < 3:
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    run_and_kill(STUDY, out, lambda: times(out), 3)
     before = times(out)
     assert 3 <= len(before) < 42
     summary = run(planned(STUDY), out)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from invbench.clock import Clock
+from invbench.clock import GRID, Clock
 from invbench.harness import run_cell, scoring
-from invbench.harness.loop import GRID, Amount, fill_horizon, parts
+from invbench.harness.loop import Amount, fill_horizon, parts
 from invbench.method import Method
 from invbench.problem import Problem
 from invbench.solver import Solver

@@ -5,12 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from invbench import documents
 from invbench.cli import plan as shown
 from invbench.cli.plan import Line, lines
-from invbench.planning import plan
-from invbench.registry import catalogue
 from invbench.study import Study
+from tests.studies import planned
 
 STUDY = """
 study: example
@@ -30,10 +28,6 @@ tuning: {trials: 4, images: 2}
 ANALYSIS = "- residuals: {trial: {preimage: {layer: pool1, priors: {}}}, solver: admm, iterations: [7, 9]}\n"
 
 
-def planned(text: str = STUDY) -> Study:
-    return plan(documents.parse(text, "study.yaml"), catalogue())
-
-
 def printed(study: Study, width: int | None = None) -> list[str]:
     seconds = [cell.budget.seconds or 0.0 for cell in study.cells]
     return "\n".join(line.wrapped(width) for line in lines(study, seconds)).splitlines()
@@ -46,7 +40,7 @@ def rows(text: list[str]) -> list[tuple[int, str, str]]:
 
 
 def test_every_cell_and_second_is_in_a_row() -> None:
-    study = planned()
+    study = planned(STUDY)
     table = rows(printed(study))
     assert sum(runs for runs, _, _ in table) == len(study.cells)
     assert len(table) == 3 * 2 * 2 + 2, "networks, layers, starts; networks"
@@ -56,7 +50,7 @@ def test_every_cell_and_second_is_in_a_row() -> None:
 
 
 def test_what_is_the_same_is_said_once() -> None:
-    text = printed(planned())
+    text = printed(planned(STUDY))
     assert text[0].startswith("example: ")
     assert text[1] == (
         "everywhere: images bundled 4 x 32 px; seeds 0, 3; on cpu; "
@@ -71,7 +65,7 @@ def test_what_is_the_same_is_said_once() -> None:
 
 
 def test_methods_are_told_apart_by_variant_and_where_they_share_a_name_by_parameters() -> None:
-    text = printed(planned())
+    text = printed(planned(STUDY))
     assert "  methods: adam (lr=0.01); adam (lr=0.1); lbfgs; two" in text
     tuned = [line for line in text if line.startswith("  tuned: ")]
     assert tuned == ["  tuned: lbfgs; two", "  tuned: two"], "the rate of adam is set"
@@ -104,7 +98,7 @@ def test_a_word_longer_than_a_line_is_broken_not_lost() -> None:
 
 
 def test_four_hundred_cells_fit_on_some_screens() -> None:
-    study = planned()
+    study = planned(STUDY)
     cells = [replace(cell, seed=seed) for cell in study.cells for seed in range(400 // len(study.cells) + 1)]
     many = replace(study, cells=tuple(cells))
     assert len(many.cells) >= 400
@@ -112,7 +106,7 @@ def test_four_hundred_cells_fit_on_some_screens() -> None:
 
 
 def test_only_a_terminal_folds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    study = planned()
+    study = planned(STUDY)
     seconds = [1.0] * len(study.cells)
     monkeypatch.setenv("COLUMNS", "50")
     shown.show_plan(study, seconds)

@@ -2,11 +2,9 @@ from itertools import pairwise
 
 import pytest
 
-from invbench import documents
 from invbench.errors import UserError
-from invbench.planning import expand, plan
-from invbench.registry import catalogue
-from invbench.study import Study
+from invbench.planning import expand
+from tests.studies import mistakes, planned
 
 GOOD = """
 study: example
@@ -22,16 +20,6 @@ methods:
 budget: {iterations: 10}
 seeds: [0, 1]
 """
-
-
-def planned(text: str) -> Study:
-    return plan(documents.parse(text, "study.yaml"), catalogue())
-
-
-def mistakes(text: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        planned(text)
-    return str(caught.value).splitlines()
 
 
 def test_every_list_is_an_axis() -> None:
@@ -167,9 +155,7 @@ def test_networks_may_be_a_list_and_trials_restricted_to_some() -> None:
 def test_a_trial_may_have_a_budget_of_its_own() -> None:
     trials = "trials:\n  - preimage: {layer: pool1}\n  - adversarial: {budget: {seconds: 2}}\n"
     text = f"study: s\n{trials}methods: [lbfgs]\nbudget: {{iterations: 5}}\n"
-    budgets = {
-        cell.trial_name: str(cell.budget) for cell in plan(documents.parse(text, "s.yaml"), catalogue()).cells
-    }
+    budgets = {cell.trial_name: str(cell.budget) for cell in planned(text).cells}
     assert budgets == {"preimage": "5 iterations", "adversarial": "2 seconds"}
     with pytest.raises(UserError, match="needs at least one of iterations, seconds, work"):
-        plan(documents.parse(text.replace("{seconds: 2}", "{}"), "s.yaml"), catalogue())
+        planned(text.replace("{seconds: 2}", "{}"))

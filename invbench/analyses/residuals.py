@@ -1,6 +1,5 @@
 """How far the copies of a splitting method are from what they copy."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,12 +9,11 @@ import torch
 from torch import Tensor
 
 from invbench.analyses.contract import Analysis, Plot, Refused, Row
+from invbench.clock import next_look
 from invbench.problem import Problem
 from invbench.solver import Count, Randomness, Solver, with_horizon
 from invbench.trials.contract import Scene, Trial
 
-#: Iterations that are looked at lie this factor apart.
-GRID = 1.25
 #: The variables that are compared, as solvers call them: z_i and its copy v_i, y_i and its copy w_i.
 VARIABLES = ("z", "v", "y", "w")
 
@@ -85,7 +83,7 @@ def _on_grid(source: Iterator[Any], last: int) -> Iterator[tuple[int, Any]]:
     for iteration, state in zip(range(1, last + 1), source, strict=False):
         if iteration >= look:
             yield iteration, state
-            seen, look = iteration, max(iteration + 1, math.ceil(GRID * iteration))
+            seen, look = iteration, next_look(iteration)
     if seen < iteration:
         yield iteration, state
 

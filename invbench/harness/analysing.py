@@ -1,19 +1,16 @@
 """One analysis from start to record."""
 
-import traceback
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from invbench.analyses.contract import Refused, Row
+from invbench.analyses.contract import Analysis, Refused, Row
 from invbench.clock import Clock
 from invbench.errors import UserError
 from invbench.harness.bench import Bench
-from invbench.harness.environment import source_version
-from invbench.harness.limit import Timeout, time_limit
+from invbench.harness.outcome import blank, made_by, recorded
 from invbench.store import Record
 from invbench.study import Measurement
 from invbench.trials.contract import Scene
@@ -32,17 +29,8 @@ def run_analysis(measurement: Measurement, bench: Bench, key: str, clock: Clock 
     scene = _scene(measurement, bench)
     clock = clock or Clock(torch.device(measurement.device))
     clock.resume()
-    try:
-        with time_limit(measurement.timeout):
-            rows = measurement.analysis.measure(scene)
-        record["rows"] = [_checked(row, record["parameters"]) for row in rows]
-    except Refused as refusal:
-        record |= {"status": "refused", "reason": str(refusal)}
-    except Timeout:
-        record |= {"status": "timeout", "reason": f"took longer than {measurement.timeout:g} s"}
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        record |= {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
+    with recorded(record, measurement.timeout):
+        _run(measurement.analysis, scene, record)
     record["seconds"] = clock.hold()
     return record
 
@@ -70,20 +58,25 @@ def _scene(measurement: Measurement, bench: Bench) -> Scene:
 def _blank(measurement: Measurement, key: str) -> Record:
     """The record of a measurement before it has run."""
     plot = measurement.analysis.plot
-    return {
-        "key": key,
+    return blank(key) | {
         "name": measurement.name,
-        "status": "done",
-        "reason": "",
         "parameters": measurement.parameters(),
         "rows": [],
         "plot": None if plot is None else asdict(plot),
         "analysis": measurement.plain(),
-        "version": source_version(),
-        "threads": torch.get_num_threads(),
         "device": measurement.device,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **made_by(),
     }
+
+
+def _run(analysis: Analysis, scene: Scene, record: Record) -> None:
+    """Measure; fills the record."""
+    try:
+        rows = analysis.measure(scene)
+    except Refused as refusal:
+        record |= {"status": "refused", "reason": str(refusal)}
+        return
+    record["rows"] = [_checked(row, record["parameters"]) for row in rows]
 
 
 def _checked(row: Row, parameters: Iterable[str]) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """One cell from start to record."""
 
-import traceback
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,8 @@ import torch
 from invbench.clock import Clock
 from invbench.harness.attempt import attempt, problem_for, refusal, with_horizons
 from invbench.harness.bench import Bench
-from invbench.harness.environment import source_version
 from invbench.harness.learning import prepare
-from invbench.harness.limit import Timeout, time_limit
+from invbench.harness.outcome import blank, made_by, recorded
 from invbench.harness.scoring import Trace
 from invbench.harness.tuning import tune
 from invbench.store import Record, key_of
@@ -40,14 +37,9 @@ def run_cell(cell: Cell, bench: Bench, key: str, clock: Clock | None = None) -> 
     record = _blank(cell, key, posed)
     arrays: Arrays = {}
     trace = Trace()
-    try:
-        with time_limit(cell.timeout * (cell.tuning.trials + 1 if cell.tuning else 1)):
-            arrays = _run(cell, bench, trace, record, clock)
-    except Timeout:
-        record |= {"status": "timeout", "reason": f"took longer than {cell.timeout:g} s"}
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        record |= {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
+    limit = cell.timeout * (cell.tuning.trials + 1 if cell.tuning else 1)
+    with recorded(record, cell.timeout, limit):
+        arrays = _run(cell, bench, trace, record, clock)
     if trace.iteration:
         record |= {"trace": trace.plain(), "instances": _instances(record, trace, posed)}
     record["labels"]["cell_status"] = record["status"]
@@ -56,15 +48,10 @@ def run_cell(cell: Cell, bench: Bench, key: str, clock: Clock | None = None) -> 
 
 def _blank(cell: Cell, key: str, posed: Posed) -> Record:
     """The record of a cell before it has run."""
-    about = {"cell": key, "version": source_version(), "threads": torch.get_num_threads()}
-    return {
-        "key": key,
+    return blank(key) | {
         "order": cell.order,
-        "status": "done",
-        "reason": "",
-        "labels": cell.labels() | about,
+        "labels": cell.labels() | {"cell": key} | made_by(),
         "cell": cell.plain(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "trace": None,
         "instances": [],
         "truth": None if posed.truth is None else key_of([cell.plain()["images"], posed.names]),

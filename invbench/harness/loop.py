@@ -8,7 +8,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from invbench.clock import Clock
+from invbench.clock import Clock, next_look
 from invbench.harness.scoring import Judge, Trace
 from invbench.meter import Meter, MeterView
 from invbench.method import Method
@@ -16,8 +16,6 @@ from invbench.problem import Problem
 from invbench.solver import Randomness, with_horizon
 from invbench.study import Budget
 
-#: Trace points lie this factor apart, in iterations.
-GRID = 1.25
 #: Iterates of the warm-up: the first pays for initialisations, the second shows that they are paid.
 WARM_UP = 2
 
@@ -135,7 +133,7 @@ def drive(
                 inside, finite = score(name, x)
                 if over or not finite:
                     break
-                look = max(iteration + 1, math.ceil(iteration * GRID))
+                look = next_look(iteration)
                 clock.resume()
         if not looked:  # the solver returned between two trace points: its last iterate is its answer
             inside, _ = score(name, x)

@@ -152,7 +152,7 @@ class HardConvolution(GramSolver):
     and overlap (kernel <= stride) one is enough.
 
     Args:
-        inverse: the preconditioner.
+        inverse: the preconditioner M; r / alpha, which is exact, at pixels that no window reads.
         steps: conjugate-gradient steps an application.
     """
 
@@ -170,15 +170,9 @@ class HardConvolution(GramSolver):
         """That of the solution alone."""
         return self.multiply_adds
 
-    def precondition(self, r: Tensor) -> Tensor:
-        """M r: the circular inverse on the canvas, and r / alpha, which is exact, at unread pixels."""
-        return self.inverse(r)
-
     def with_output(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """The solution x and W x: (B, C, H, W), (B, K, H', W')."""
-        x, output, _ = conjugate_gradients(
-            self.affine, self.alpha, self.beta, r, self.precondition, self.steps
-        )
+        x, output, _ = conjugate_gradients(self.affine, self.alpha, self.beta, r, self.inverse, self.steps)
         return x, output
 
     def __call__(self, r: Tensor) -> Tensor:

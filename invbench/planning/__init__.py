@@ -1,9 +1,10 @@
 """From a study file to what is run: axes, entries, and the product of everything."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 from invbench.analyses.contract import Analysis
 from invbench.documents import Document, Place
@@ -11,13 +12,14 @@ from invbench.method import Method
 from invbench.planning.axes import every, expand
 from invbench.planning.entries import Chosen, Entries
 from invbench.planning.methods import Methods
-from invbench.planning.skeleton import ImagesSpec, StudyFile
+from invbench.planning.skeleton import Entry, ImagesSpec, StudyFile
 from invbench.study import Budget, Catalogue, Cell, Measurement, Study, Tuning
 from invbench.trials.contract import Trial
 from invbench.validation import known, validate
 
 __all__ = ["expand", "plan"]
 
+T = TypeVar("T")
 Spec = Mapping[str, Any]
 
 
@@ -60,21 +62,19 @@ class _Planner:
     networks: list[Spec] = field(default_factory=list)
     images: list[Spec] = field(default_factory=list)
 
+    @cached_property
+    def entries(self) -> Entries:
+        return Entries(self.document, self.catalogue)
+
     def plan(self) -> Study:
         file = self._file()
-        entries = Entries(self.document, self.catalogue)
         self.images = list(self._images(file))
         self.networks = list(self._networks(file))
         for n, entry in enumerate(file.methods):
-            self.methods += Methods(entries).read(("methods", n), entry)
-        trials: list[tuple[_Scope, Chosen[Trial]]] = []
-        for n, entry in enumerate(file.trials):
-            plain, scope = self._scope(("trials", n), entry, ("methods", "networks", "budget"))
-            trials += [(scope, one) for one in entries.trials(("trials", n), plain)]
-        analyses: list[tuple[_Scope, Chosen[Analysis]]] = []
-        for n, entry in enumerate(file.analyses):
-            plain, scope = self._scope(("analyses", n), entry, ("networks",))
-            analyses += [(scope, one) for one in entries.analyses(("analyses", n), plain)]
+            self.methods += Methods(self.entries).read(("methods", n), entry)
+        keys = ("methods", "networks", "budget")
+        trials = list(self._scoped("trials", file.trials, self.entries.trials, keys))
+        analyses = list(self._scoped("analyses", file.analyses, self.entries.analyses, ("networks",)))
         self._check_claims(file, {one.name for _, one in analyses})
         self.document.check()
         cells = tuple(replace(cell, order=n) for n, cell in enumerate(self._cells(file, trials)))
@@ -92,7 +92,7 @@ class _Planner:
             raise AssertionError("a mistake without a message")
         return file
 
-    def _cells(self, file: StudyFile, trials: list[tuple[_Scope, Chosen[Trial]]]) -> Iterator[Cell]:
+    def _cells(self, file: StudyFile, trials: Sequence[tuple[_Scope, Chosen[Trial]]]) -> Iterator[Cell]:
         matrix = product(self.networks, self.images, trials, file.seeds, self.methods)
         for network, images, (scope, trial), seed, method in matrix:
             if scope.takes(network, method):
@@ -110,7 +110,7 @@ class _Planner:
                     )
 
     def _measurements(
-        self, file: StudyFile, analyses: list[tuple[_Scope, Chosen[Analysis]]]
+        self, file: StudyFile, analyses: Sequence[tuple[_Scope, Chosen[Analysis]]]
     ) -> Iterator[Measurement]:
         matrix = product(self.networks, self.images, analyses, file.seeds)
         for network, images, (scope, analysis), seed in matrix:
@@ -149,16 +149,26 @@ class _Planner:
             elif ":" in name or known(self.document, "network", name, self.catalogue.networks, place):
                 yield variant
 
-    def _scope(self, place: Place, entry: Any, keys: tuple[str, ...]) -> tuple[Any, _Scope]:
-        """An entry without these keys, and what they say."""
-        if not isinstance(entry, Mapping) or len(entry) != 1:
-            return entry, _Scope()
-        ((name, stated),) = entry.items()
-        given = dict(stated or {})
+    def _scoped(
+        self,
+        section: str,
+        listed: Sequence[Entry],
+        read: Callable[[Place, Any], Iterator[Chosen[T]]],
+        keys: Sequence[str],
+    ) -> Iterator[tuple[_Scope, Chosen[T]]]:
+        """Every variant of the entries of a section, with what these keys of an entry say."""
+        for n, entry in enumerate(listed):
+            name, given = self.entries.split((section, n), entry)
+            if name is not None:
+                scope = self._scope((section, n, name), given, keys)
+                yield from ((scope, one) for one in read((section, n), {name: given}))
+
+    def _scope(self, place: Place, given: dict[str, Any], keys: Sequence[str]) -> _Scope:
+        """What these keys say, which are taken out of the parameters of an entry."""
         said = {key: given.pop(key) for key in keys if given.get(key) is not None}
         budget = said.pop("budget", None)
         if budget is not None:
-            budget = validate(self.document, Budget, budget, (*place, name, "budget"))
+            budget = validate(self.document, Budget, budget, (*place, "budget"))
         only = {key: names if isinstance(names, list) else [names] for key, names in said.items()}
         if not self.document.mistaken:  # a method that is misspelt would be unknown here, too
             methods = {item.name for item in self.methods} | {
@@ -168,8 +178,8 @@ class _Planner:
             there = {"methods": methods, "networks": {network["name"] for network in self.networks}}
             for key, names in only.items():
                 for n, item in enumerate(names):
-                    known(self.document, key.removesuffix("s"), item, there[key], (*place, name, key, n))
-        return {name: given}, _Scope(**only, budget=budget)
+                    known(self.document, key.removesuffix("s"), item, there[key], (*place, key, n))
+        return _Scope(**only, budget=budget)
 
     def _check_claims(self, file: StudyFile, names: set[str]) -> None:
         """A claim on an analysis that the study does not run could never be judged."""

@@ -1,9 +1,6 @@
 """Running analyses: records, resuming, an edited study, packing, and the command line."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,16 +10,15 @@ from typing import Any
 
 import pytest
 
-from invbench import documents, executors, registry
+from invbench import executors
 from invbench.analyses.contract import Analysis, Plot, Refused, Row
 from invbench.claims import evaluate, of_study
 from invbench.errors import UserError
 from invbench.harness import Bench, run_analysis
 from invbench.packing import pack
-from invbench.planning import plan
 from invbench.store import Store, load
-from invbench.study import Study
 from invbench.trials.contract import Scene
+from tests.studies import planned, run_and_kill
 
 STUDY = """
 study: small
@@ -43,10 +39,6 @@ claims:
   ours: {analysis: residuals, where: {iteration: 3, copy: input, stage: pool2}, column: residual}
   agree: {at_most: 1}
 """
-
-
-def planned(text: str = STUDY) -> Study:
-    return plan(documents.parse(text, "study.yaml"), registry.catalogue())
 
 
 def run(folder: Path, text: str = STUDY, **options: Any) -> executors.Summary:
@@ -82,7 +74,7 @@ class Toy(Analysis):
 
 
 def record_of(script: Callable[[Scene], Any], **changes: Any) -> dict[str, Any]:
-    first = planned().measurements[0]
+    first = planned(STUDY).measurements[0]
     measurement = replace(first, name="toy", analysis=Toy(script=script), given={"n_max": 1}, **changes)
     return run_analysis(measurement, Bench(), "key")
 
@@ -243,19 +235,8 @@ def test_sigkill_loses_the_running_analysis_only(tmp_path: Path) -> None:
     text = text.replace("seeds: [0, 1]", "seeds: [0, 1, 2]").replace(
         "    iterations: 3", "    iterations: 12"
     )
-    study, out = tmp_path / "study.yaml", tmp_path / "out"
-    study.write_text(text)
-    command = [sys.executable, "-m", "invbench", "run", str(study), "--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while len(times(out)) < 2:
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    out = tmp_path / "out"
+    run_and_kill(text, out, lambda: times(out), 2)
     before = times(out)
     assert 2 <= len(before) < 21
     summary = run(out, text)

@@ -1,17 +1,15 @@
 """The key `analyses` of a study: entries, entries within, axes, and all mistakes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
-from invbench import documents
 from invbench.analyses.contract import Analysis, Row
 from invbench.analyses.residuals import Residuals
-from invbench.errors import UserError
-from invbench.planning import plan
 from invbench.registry import catalogue
-from invbench.study import Study
 from invbench.trials.contract import Scene
+from tests import studies
 
 STUDY = """
 study: example
@@ -33,6 +31,8 @@ analyses:
 claims:
 - {id: c, source: ours, ours: {analysis: residuals, column: residual}, agree: {at_most: 1}}
 """
+#: The solver of the residuals.
+SOLVER = "{admm: {rho: [0.1, 1]}}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +46,8 @@ class Toy(Analysis):
         return [{"letters": len(self.layer)}]
 
 
-def planned(text: str = STUDY) -> Study:
-    known = catalogue()
-    known = replace(known, analyses={**known.analyses, "toy": Toy})
-    return plan(documents.parse(text, "study.yaml"), known)
-
-
-def mistakes(text: str) -> list[str]:
-    with pytest.raises(UserError) as caught:
-        planned(text)
-    return str(caught.value).splitlines()
+planned = partial(studies.planned, toy=Toy)
+mistakes = partial(studies.mistakes, toy=Toy)
 
 
 def test_it_is_found_by_its_file() -> None:
@@ -63,7 +55,7 @@ def test_it_is_found_by_its_file() -> None:
 
 
 def test_a_measurement_for_each_variant_network_and_seed() -> None:
-    study = planned()
+    study = planned(STUDY)
     assert len(study.cells) == 2 * 2
     residuals = [one for one in study.measurements if one.name == "residuals"]
     assert len(residuals) == 2 * 2 * 2, "layers, rho, seeds; on lenet alone"
@@ -74,7 +66,7 @@ def test_a_measurement_for_each_variant_network_and_seed() -> None:
 
 
 def test_entries_within_become_objects() -> None:
-    first = planned().measurements[0].analysis
+    first = planned(STUDY).measurements[0].analysis
     assert isinstance(first, Residuals)
     assert first.trial == catalogue().trials["preimage"](layer="pool1", priors={})  # type: ignore[call-arg]
     assert first.solver == catalogue().solvers["admm"](rho=0.1)  # type: ignore[call-arg]
@@ -82,7 +74,7 @@ def test_entries_within_become_objects() -> None:
 
 
 def test_parameters_are_flat_columns() -> None:
-    assert planned().measurements[0].parameters() == {
+    assert planned(STUDY).measurements[0].parameters() == {
         "trial": "preimage",
         "trial.layer": "pool1",
         "trial.priors": "none",
@@ -96,7 +88,7 @@ def test_parameters_are_flat_columns() -> None:
 
 
 def test_identity_is_content() -> None:
-    plain = [str(one.plain()) for one in planned().measurements]
+    plain = [str(one.plain()) for one in planned(STUDY).measurements]
     assert len(set(plain)) == len(plain)
     again = planned(STUDY.replace("study: example", "study: other\ntimeout: 5"))
     assert [str(one.plain()) for one in again.measurements] == plain
@@ -107,7 +99,7 @@ def test_identity_is_content() -> None:
 
 
 def test_a_list_of_entries_is_an_axis() -> None:
-    study = planned(STUDY.replace("solver: {admm: {rho: [0.1, 1]}}", "solver: [adam, {admm: {rho: [1, 2]}}]"))
+    study = planned(STUDY.replace(SOLVER, "[adam, {admm: {rho: [1, 2]}}]"))
     solvers = [one.given["solver"] for one in study.measurements if one.name == "residuals"]
     assert sorted(solvers) == ["adam"] * 4 + ["admm"] * 8
 
@@ -132,21 +124,13 @@ def test_a_list_of_entries_is_an_axis() -> None:
         ),
         ("layers: [pool1, pool2], ", "", "analyses[0].residuals.trial.preimage.layer: is required"),
         ("{}}}\n", "{}, networks: [lenet]}}\n", "trial.preimage.networks: is unknown"),
-        ("{admm: {rho: [0.1, 1]}}", "admmm", "analyses[0].residuals.solver: unknown solver 'admmm'"),
-        ("{admm: {rho: [0.1, 1]}}", "mv2016", "analyses[0].residuals.solver: unknown solver 'mv2016'"),
+        (SOLVER, "admmm", "analyses[0].residuals.solver: unknown solver 'admmm'"),
+        (SOLVER, "mv2016", "analyses[0].residuals.solver: unknown solver 'mv2016'"),
         ("rho: [0.1, 1]", "rho: -1", "analyses[0].residuals.solver.admm.rho: must be > 0 (got -1)"),
-        (
-            "{admm: {rho: [0.1, 1]}}",
-            "[adam, 3]",
-            "analyses[0].residuals.solver[1]: must be a name, or one name",
-        ),
-        (
-            "{admm: {rho: [0.1, 1]}}",
-            "{admm: 3}",
-            "residuals.solver.admm: must be a mapping of parameters (got 3)",
-        ),
-        ("{admm: {rho: [0.1, 1]}}", "[]", "analyses[0].residuals.solver: needs at least one entry"),
-        ("    solver: {admm: {rho: [0.1, 1]}}\n", "", "analyses[0].residuals.solver: is required"),
+        (SOLVER, "[adam, 3]", "analyses[0].residuals.solver[1]: must be a name, or one name"),
+        (SOLVER, "{admm: 3}", "residuals.solver.admm: must be a mapping of parameters (got 3)"),
+        (SOLVER, "[]", "analyses[0].residuals.solver: needs at least one entry"),
+        (f"    solver: {SOLVER}\n", "", "analyses[0].residuals.solver: is required"),
         ("iterations: 7", "iterations: 0", "analyses[0].residuals.iterations: must be >= 1 (got 0)"),
         ("iterations: 7", "iteration: 7", "residuals.iteration: is unknown: did you mean 'iterations'?"),
         (

@@ -84,25 +84,18 @@ def test_images_of_one_pixel(kernel: int, padding: int, generator: torch.Generat
     assert solved(values)
 
 
-@pytest.mark.parametrize("silent", [1, 4], ids=["one filter", "all filters"])
-def test_filters_of_zeros(silent: int, generator: torch.Generator) -> None:
+@pytest.mark.parametrize("many", [1, 4], ids=["one", "all"])
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("weight", 0), ("bias", -100)], ids=["filters of zeros", "units that never fire"]
+)
+def test_channels_that_tell_nothing(
+    parameter: str, value: float, many: int, generator: torch.Generator
+) -> None:
     network = one_layer(3, 6)
-    network.module.get_parameter("conv1.0.weight")[:silent] = 0
+    network.module.get_parameter(f"conv1.0.{parameter}")[:many] = value
     for stage in ("conv1", "fc"):
         values = objectives(features_of_images(network.cut(stage), generator), ADMM())
-        if silent == 1:
-            assert solved(values)
-        else:
-            assert values.max() < 1e-20, "the features of every image are those of the target"
-
-
-@pytest.mark.parametrize("dead", [1, 4], ids=["one unit", "all units"])
-def test_units_that_never_fire(dead: int, generator: torch.Generator) -> None:
-    network = one_layer(3, 6)
-    network.module.get_parameter("conv1.0.bias")[:dead] = -100
-    for stage in ("conv1", "fc"):
-        values = objectives(features_of_images(network.cut(stage), generator), ADMM())
-        if dead == 1:
+        if many == 1:
             assert solved(values)
         else:
             assert values.max() < 1e-20, "the features of every image are those of the target"

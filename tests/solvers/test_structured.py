@@ -8,10 +8,9 @@ from invbench_solvers.admm import ADMM
 from invbench_solvers.layerwise import Layerwise
 from invbench_solvers.lbfgs import LBFGS
 
-from invbench import documents, registry
 from invbench.harness import Bench, run_cell
-from invbench.planning import plan
 from invbench.study import Cell
+from tests.studies import planned
 
 ITERATIONS = 100
 
@@ -28,7 +27,7 @@ budget: {{iterations: {ITERATIONS}}}
 @pytest.fixture(scope="module")
 def cells() -> list[Cell]:
     """One with the preset, one with L-BFGS alone, on features of the bundled network from noise."""
-    return list(plan(documents.parse(STUDY, "study.yaml"), registry.catalogue()).cells)
+    return list(planned(STUDY).cells)
 
 
 @pytest.fixture(scope="module")
