@@ -15,7 +15,6 @@ from invbench import networks
 from invbench.errors import UserError
 from invbench.images import ImageBatch, Images, open_images
 from invbench.network import Network, parse
-from invbench.problem import Problem
 from invbench.registry import catalogue
 from invbench.solver import Randomness, Setting, Solver
 from invbench.trials.contract import Posed, Scene, Trial
@@ -65,11 +64,16 @@ def vgg11(device: str) -> Network:
 NETWORKS = {"lenet": lenet, "vgg11": vgg11}
 
 
+@cache
+def natural(device: str) -> Tensor:
+    """Images that standardise priors; drawn once, for a training poses many problems."""
+    return photographs().draw("train", 32).pixels.to(device)
+
+
 def scene(device: str, images: ImageBatch, network: str = "lenet") -> Scene:
     """What trials are posed with."""
     images = replace(images, pixels=images.pixels.to(device), labels=images.labels.to(device))
-    natural = photographs().draw("train", 32).pixels.to(device)
-    return Scene(NETWORKS[network](device), images, photographs().classes, natural, seed=0)
+    return Scene(NETWORKS[network](device), images, photographs().classes, natural(device), seed=0)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Task:
         device: cpu or cuda.
         count: of images.
         network: the shipped `lenet`, or `vgg11`.
+        options: further parameters of the trial, by name.
     """
 
     trial: str = "preimage"
@@ -91,12 +96,13 @@ class Task:
     device: str = "cpu"
     count: int = 32
     network: str = "lenet"
+    options: tuple[tuple[str, Any], ...] = ()
 
     def made(self) -> Trial:
         """The trial."""
         layer: Mapping[str, Any] = {"layer": self.layer} if self.layer else {}
         priors: Mapping[str, Any] = {"priors": {}} if self.plain else {}
-        return catalogue().trials[self.trial](**layer, **priors)
+        return catalogue().trials[self.trial](**layer, **priors, **dict(self.options))
 
 
 @cache
@@ -130,10 +136,10 @@ def solver(name: str, task: Task) -> Solver:
 def setting(task: Task) -> Setting:
     """What offline work may see."""
 
-    def pose(pixels: Tensor) -> Problem:
+    def pose(pixels: Tensor) -> Posed:
         names = tuple(str(n) for n in range(len(pixels)))
         batch = ImageBatch(pixels, torch.zeros(len(pixels), dtype=torch.int64), names)
-        return task.made().pose(scene(task.device, batch, task.network)).problem
+        return task.made().pose(scene(task.device, batch, task.network))
 
     train, validation = (
         photographs().draw(split, LEARNED_FROM).pixels.to(task.device) for split in ("train", "validation")

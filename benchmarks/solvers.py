@@ -109,6 +109,42 @@ class _VGG11:
             self.step()
 
 
+class iht_sparse_code:  # noqa: N801  # named as the others
+    """Hard thresholding on sparse codes: beside a transposed convolution and a convolution, forth and back.
+
+    1d: 1000 codes of the paper's size, float64. 2d: 2 codes of 512 maps, filters 512 x 512 x 3 x 3.
+    """
+
+    timeout = 300.0
+    unit = "passes"
+    params = (["1d", "2d"],)
+    param_names = ("size",)
+
+    def setup(self, size: str) -> None:
+        """The solver, some passes under way, and the bare passes, in one process, on one thread."""
+        wide = {
+            "dimensions": 2,
+            "count": 512,
+            "channels": 512,
+            "kernel": 3,
+            "size": 14,
+            "region": 2,
+            "k": 100,
+        }
+        options = {"draws": 1000} if size == "1d" else {**wide, "draws": 2}
+        task = Task("sparse_code", plain=True, options=tuple(options.items()))
+        self.step = problems.stepper("iht", task)
+        posed = problems.posed(task)
+        chain = posed.problem.network.chain
+        assert chain is not None
+        affine = chain[0].affine
+        self.bare = lambda: (affine.linear(posed.start), affine.adjoint(posed.problem.target))
+
+    def track_iterate_over_convolutions(self, _size: str) -> float:
+        """Time of an iterate over that of both convolutions."""
+        return ratio(self.step, self.bare)
+
+
 globals().update(one_class_each(_Solver, catalogue().solvers))
 globals().update(one_class_each(_Ratio, catalogue().solvers, suffix="_ratio"))
 globals().update(one_class_each(_VGG11, catalogue().solvers, suffix="_vgg11"))

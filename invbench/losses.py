@@ -116,6 +116,48 @@ class SquaredError(Loss):
 
 
 @dataclass(frozen=True)
+class SwitchedError(Loss):
+    """What pooled values and known switches say about y, the values that are rectified and pooled.
+
+        (sum_{i in S} (y_i - p_i)^2 + sum_{i not in S} max(y_i - p_i, 0)^2) / sum_{i in S} p_i^2
+
+    p_i >= 0 is the pooled value of the window that i lies in, and S the switches, the places of the largest
+    entries, of the windows with p > 0. It is 0 if and only if y has these pooled values, with the largest
+    entries there; it is convex in y. A target of zeros cannot set a scale; its normaliser is 1.
+    """
+
+    name: ClassVar[str] = "switched_error"
+    has_prox: ClassVar[bool] = True
+
+    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
+        """See `Loss.__call__`; output: y, (B, ...); target: p and the indicator of S, (B, 2, ...)."""
+        pooled, switches = self._read(output, target)
+        error = torch.where(switches, output - pooled, functional.relu(output - pooled))
+        return error.flatten(1).square().sum(1) * self.weights(target)
+
+    def weights(self, target: Tensor) -> Tensor:
+        """The factor before the squares, of every instance: (B, 2, ...) -> (B,)."""
+        return _scale((target[:, 0] * target[:, 1]).flatten(1)).reciprocal()
+
+    def prox(self, point: Tensor, target: Tensor, rho: float | Tensor) -> Tensor:
+        """See `Loss.prox`; that of a squared error at switches and above p, the point itself elsewhere."""
+        pooled, switches = self._read(point, target)
+        pull = 2 * _column(self.name, self.weights(target), point)
+        mean = torch.lerp(point, pooled, pull / (pull + _column(self.name, rho, point)))
+        return torch.where(switches | (point > pooled), mean, point)
+
+    def _read(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled values and whether a place is a switch, both of the shape of the output."""
+        if target.dim() != output.dim() + 1 or target.shape[1] != 2:
+            raise UserError(
+                f"{self.name}: the target holds pooled values and switches, (B, 2, ...), but has the shape "
+                f"{tuple(target.shape)}."
+            )
+        _demand_same_shape(self.name, output, target[:, 0])
+        return target[:, 0], target[:, 1] > 0
+
+
+@dataclass(frozen=True)
 class CrossEntropy(Loss):
     """The cross-entropy of a label: log sum_j exp f_j - f_t, by a log-sum-exp that does not overflow."""
 

@@ -32,6 +32,11 @@ class MeteredStage:
         self.meter.count("applications", self.stage.affine.multiply_adds)
         return self.stage.affine(z)
 
+    def linear(self, z: Tensor) -> Tensor:
+        """W z; counts one application."""
+        self.meter.count("applications", self.stage.affine.multiply_adds)
+        return self.stage.affine.linear(z)
+
     def adjoint(self, r: Tensor) -> Tensor:
         """W^T r; counts one adjoint."""
         self.meter.count("adjoints", self.stage.affine.multiply_adds)

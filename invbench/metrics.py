@@ -161,6 +161,17 @@ def distortion_linf(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # no
     return (x - truth).flatten(1).abs().amax(1)
 
 
+@_metric("higher")
+def support_recovery(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Share of the non-zeros of the true code that are among as many entries of x, the largest ones."""
+    found, active = x.flatten(1).abs(), truth.flatten(1) != 0
+    count = active.sum(1, keepdim=True)
+    ranked = found.sort(1, descending=True).values
+    least = ranked.gather(1, (count - 1).clamp(min=0))
+    hits = active & (found >= least) & (found > 0)
+    return hits.sum(1).to(x.dtype) / count.squeeze(1)
+
+
 def _norm(x: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
     return norm

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from invbench.activations import Identity
 from invbench.losses import Loss, SquaredError
 from invbench.metered import MeteredStage
 from invbench.problem import Problem
@@ -66,7 +67,8 @@ def penalty(problem: Problem, x: Tensor, weights: Weights) -> Tensor:
     """The penalty rho for which rho c_i or rho d_i balances the forces, `(B,)`.
 
     - Features, a squared error: rho d_last is a small part of the curvature of the loss at the output, for
-      the residual vanishes at the solution, and with it all forces.
+      the residual vanishes at the solution, and with it all forces. Through a linear network it is the
+      whole curvature: there a prior or domain holds against the loss to the end.
     - Scores with a prior: rho c_0 is the curvature of the prior, which pulls x back from where the loss
       pulls it to.
     - Scores without a prior: rho c_0 = `REMAINDER` |g| / r, with g the gradient at x, and r how far the
@@ -80,9 +82,14 @@ def penalty(problem: Problem, x: Tensor, weights: Weights) -> Tensor:
     c, d = weights
     if isinstance(problem.loss, SquaredError):
         curvature = output_curvature(problem.loss, problem.target, problem.target)
-        return STIFFNESS * (problem.loss_weight * curvature) / d[-1]
+        share = 1.0 if _linear(problem) else STIFFNESS
+        return share * (problem.loss_weight * curvature) / d[-1]
     bent = _prior_curvature(problem, x)
     return (torch.where(bent > 0, bent, _pressure(problem, x)) / c[0]).clamp(LEAST, GREATEST)
+
+
+def _linear(problem: Problem) -> bool:
+    return all(isinstance(stage.activation, Identity) for stage in problem.network.chain or ())
 
 
 def output_curvature(loss: Loss, output: Tensor, target: Tensor) -> Tensor:

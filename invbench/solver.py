@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -54,19 +54,31 @@ class Randomness:
         return torch.from_numpy(draws).to(self._like.device, self._like.dtype)
 
 
+class Sample(Protocol):
+    """A problem to learn from, with its solution: what a training may see of the truth, a run may not."""
+
+    @property
+    def problem(self) -> Problem:
+        """What solvers see."""
+
+    @property
+    def truth(self) -> Tensor | None:
+        """What the target was made of, `(B, ...)`; None where the trial has no truth."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What offline work may see: never an image that is tuned on or reported.
 
     Attributes:
-        pose: makes the problem whose target comes from a batch of images, as the trial does.
+        pose: makes the problem whose target comes from a batch of images, and its truth, as the trial does.
         train: `(N, C, H, W)` images.
         validation: images that share no pixel with `train`.
         seed: of the training.
         progress: called with (done, total, text).
     """
 
-    pose: Callable[[Tensor], Problem]
+    pose: Callable[[Tensor], Sample]
     train: Tensor
     validation: Tensor
     seed: int

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from invbench.meter import Meter
 from invbench.metered import MeteredGramSolver
-from invbench.operators import Convolution, Dense
+from invbench.operators import Convolution, Dense, TransposedConvolution
 from invbench.problem import Problem
 from invbench.registry import catalogue
 from invbench.solver import Randomness, Solver
-from tests.toys import tiny_problems
+from tests.toys import tiny_problems, tiny_setting
 
 SOLVERS = sorted(catalogue().solvers)
 PROBLEMS = tiny_problems()
@@ -27,6 +28,13 @@ FORBIDDEN = {"max_iter", "max_iterations", "tol", "tolerance", "callback", "verb
 
 def solver_of(name: str) -> Solver:
     return catalogue().solvers[name].tiny()
+
+
+@cache
+def prepared(name: str, which: str) -> Solver:
+    """The solver after its offline work, if it has any, for a problem that it does not refuse."""
+    solver = solver_of(name)
+    return solver.prepare(tiny_setting(PROBLEMS[which][0])) if solver.learns() else solver
 
 
 def take(
@@ -48,7 +56,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[tuple[Solver, Problem, Tens
     if reason is not None:
         assert len(reason.split()) > 3, "a refusal is a sentence"
         return pytest.skip(f"refused: {reason}")
-    yield solver, problem, start
+    yield prepared(name, which), problem, start
 
 
 def test_yields_what_the_problem_asks_for(case: tuple[Solver, Problem, Tensor]) -> None:
@@ -134,8 +142,9 @@ def test_the_meter_agrees_with_what_was_applied(
 
     solve = MeteredGramSolver.with_output
     monkeypatch.setattr(MeteredGramSolver, "with_output", with_output)
-    for kind in (Convolution, Dense):
+    for kind in (Convolution, TransposedConvolution, Dense):
         monkeypatch.setattr(kind, "__call__", counted("applications", kind.__call__))
+        monkeypatch.setattr(kind, "linear", counted("applications", kind.linear))
         monkeypatch.setattr(kind, "adjoint", counted("adjoints", kind.adjoint))
     hook = problem.network.module.register_forward_hook(forward)
     try:
@@ -158,7 +167,7 @@ def test_improves_some_tiny_problem(name: str) -> None:
     for which, (problem, start) in PROBLEMS.items():
         solver = solver_of(name)
         if solver.refuses(problem) is None:
-            x = problem.domain.project(take(solver, problem, start, 30)[-1])
+            x = problem.domain.project(take(prepared(name, which), problem, start, 30)[-1])
             first = problem.objective(problem.domain.project(start))
             improved.append((which, bool((problem.objective(x) < first).all())))
     assert any(good for _, good in improved), improved

@@ -16,8 +16,8 @@ from invbench.domains import (
     LinfBallInBox,
     PixelBall,
     Reals,
-    _largest_scale,
 )
+from invbench.domains.balls import largest_scale
 from invbench.errors import UserError
 
 SHAPE = (3, 2, 2, 3)  # three instances, two channels
@@ -141,7 +141,7 @@ def test_scale_is_a_number_between_zero_and_one_in_degenerate_cases():
         (one, one, 0.0, 0),
         (none, none, 0.0, 1),
     ):
-        assert _largest_scale(shift, room, torch.tensor(radius).double()).item() == expected
+        assert largest_scale(shift, room, torch.tensor(radius).double()).item() == expected
 
 
 def test_ball_in_an_unbounded_box_is_the_ball():

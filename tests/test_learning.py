@@ -65,7 +65,10 @@ def test_the_setting_poses_the_trial_on_training_images() -> None:
     (cell,) = plan(documents.parse(STUDY, "s"), catalogue()).cells
     prepare(cell, Bench(), Method("mean", (("mean_image", MeanImage(scale=3.0)),), (1.0,)))
     (setting,) = MeanImage.calls
-    problem = setting.pose(setting.train[:3])
+    sample = setting.pose(setting.train[:3])
+    problem = sample.problem
+    assert sample.truth is not None
+    assert torch.equal(sample.truth, setting.train[:3])
     torch.testing.assert_close(problem.target, problem.network(setting.train[:3]))
     assert problem.size == 3
 

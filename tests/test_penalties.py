@@ -134,6 +134,15 @@ def test_features_need_a_part_of_the_curvature_of_the_loss(size: float, network:
     torch.testing.assert_close(penalty(problem, x, ([1.0, 2.0], [1.0, 4.0])), expected)
 
 
+def test_through_a_linear_network_a_squared_error_asks_for_all_of_its_curvature(x: Tensor) -> None:
+    module = sequential(fc1=nn.Sequential(nn.Flatten(), nn.Linear(12, 9)))
+    network = parse(seeded(module).double(), SHAPE)
+    target = network(x) + 1
+    problem = Problem(network, target, SquaredError("none"), Box(0.0, 1.0), (), Meter(3))
+    expected = torch.full((3,), 2 / 4.0, dtype=torch.float64)
+    torch.testing.assert_close(penalty(problem, x, ([1.0], [4.0])), expected)
+
+
 @pytest.mark.parametrize("weight", [0.01, 1.0])
 def test_scores_with_a_squared_prior_need_its_weight(weight: float, network: Network, x: Tensor) -> None:
     prior = WeightedPrior("l2", weight, SquaredL2(0.3))

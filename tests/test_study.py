@@ -149,7 +149,9 @@ def test_networks_may_be_a_list_and_trials_restricted_to_some() -> None:
     networks = [str(cell.network) for cell in cells if cell.trial_name == "adversarial"]
     assert set(networks) == {"{'name': 'vgg11', 'width': 0.25}", "{'name': 'vgg11', 'width': 0.5}"}
     assert len({str(cell.network) for cell in cells if cell.trial_name == "preimage"}) == 3
-    assert "unknown network 'vgg12': did you mean 'vgg11'?" in mistakes(text.replace("[vgg11]", "[vgg12]"))[0]
+    assert (
+        "unknown network 'lennet': did you mean 'lenet'?" in mistakes(text.replace("[vgg11]", "[lennet]"))[0]
+    )
 
 
 def test_a_trial_may_have_a_budget_of_its_own() -> None:

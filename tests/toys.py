@@ -7,17 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invbench.domains import Box, L2BallInBox, LinfBallInBox, Reals
+from invbench.domains import Box, L2BallInBox, LinfBallInBox, ModelSparse, Reals
+from invbench.filters import code_shape, random_filters, synthesis
 from invbench.harness.bench import Bench
-from invbench.losses import CrossEntropy, SquaredError, TargetedMargin
+from invbench.losses import CrossEntropy, SquaredError, SwitchedError, TargetedMargin
 from invbench.meter import Meter
 from invbench.method import Method
-from invbench.network import Network, parse
-from invbench.priors import SquaredL2, TotalVariation
+from invbench.network import Network, parse, without_activations
+from invbench.priors import L1, SquaredL2, TotalVariation
 from invbench.problem import Problem, WeightedPrior
-from invbench.solver import Randomness, Solver
+from invbench.solver import Randomness, Setting, Solver
 from invbench.study import Budget, Cell
 from invbench.trials.contract import Posed, Scene, Trial
+from invbench.unpooling import switched
 from tests.modules import sequential
 
 SHAPE = (3, 8, 8)
@@ -53,6 +55,12 @@ def black_box(dtype: torch.dtype = torch.float64) -> Network:
     return parse(module.to(dtype), SHAPE, "black box")
 
 
+def tiny_synthesis(dtype: torch.dtype = torch.float64) -> Network:
+    """Signals from codes: x = W^T z, random filters."""
+    weight = random_filters(4, 3, (3, 3), torch.Generator().manual_seed(3), dtype)
+    return parse(synthesis(weight, SHAPE[1:]), code_shape(weight, SHAPE[1:]), "synthesis")
+
+
 def tiny_problems(batch: int = 3, dtype: torch.dtype = torch.float64) -> dict[str, tuple[Problem, Tensor]]:
     """Problems with starts, one of every kind that solvers meet."""
     network, rough = tiny_network(dtype), black_box(dtype)
@@ -68,6 +76,10 @@ def tiny_problems(batch: int = 3, dtype: torch.dtype = torch.float64) -> dict[st
     tv = WeightedPrior("tv", 1e-3, TotalVariation())
     l2 = WeightedPrior("l2", 1e-2, SquaredL2(truth))
     early, pooled = network.cut("conv1"), network.cut("pool1")
+    affine = without_activations(early)
+    linear, sparse, l1 = tiny_synthesis(dtype), ModelSparse(3, (2, 2)), WeightedPrior("l1", 0.05, L1())
+    numbers = torch.randn(batch, *linear.input_shape, generator=generator, dtype=torch.float64).to(dtype)
+    signals = linear(sparse.project(numbers))
     return {
         "features in a box": (problem(pooled, pooled(truth), SquaredError(), box, tv), start),
         "features without constraint": (problem(early, early(truth), SquaredError(), Reals()), start),
@@ -81,7 +93,28 @@ def tiny_problems(batch: int = 3, dtype: torch.dtype = torch.float64) -> dict[st
             problem(network, labels, CrossEntropy(), L2BallInBox(truth, 2.0, 0.0, 1.0)),
             truth,
         ),
+        "pooled values and switches": (
+            problem(affine, switched(affine(truth), (2, 2)), SwitchedError(), box),
+            start,
+        ),
+        "sparse code": (problem(linear, signals, SquaredError(), sparse), torch.zeros_like(numbers)),
+        "l1 code": (problem(linear, signals, SquaredError("none"), Reals(), l1), torch.zeros_like(numbers)),
     }
+
+
+def tiny_setting(problem: Problem) -> Setting:
+    """What offline work may see: the kind of a tiny problem, posed on random inputs of its network."""
+    network = problem.network
+
+    def pose(x: Tensor) -> Posed:
+        output = network(x)
+        target = switched(output, (2, 2)) if isinstance(problem.loss, SwitchedError) else output
+        posed = replace(problem, target=target, meter=Meter(len(x)))
+        return Posed(posed, torch.zeros_like(x), x, tuple(str(n) for n in range(len(x))))
+
+    generator = torch.Generator().manual_seed(4)
+    x = torch.rand(48, *network.input_shape, generator=generator, dtype=torch.float64).to(network.dtype)
+    return Setting(pose, x[:32], x[32:], 0, lambda *_: None)
 
 
 @dataclass(frozen=True)

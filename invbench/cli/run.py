@@ -100,7 +100,8 @@ def finish(folder: Path, study: "Study") -> None:
 
     results = load(folder)
     save(folder / "report.html", render(results))
-    Console().print(terminal(results))
+    if study.cells:
+        Console().print(terminal(results))
     for record in results.analyses:
         if record["status"] != "done":
             where = f"{record['name']} ({show_parameters(record['parameters'])})"

@@ -83,12 +83,15 @@ class Bench:
 
     def scene(self, run: Conditions, images: ImageBatch) -> Scene:
         """What a trial is posed with and an analysis measures, for these images."""
+        trained = self.trained(run)
         return Scene(
-            network=self.trained(run).network,
+            network=trained.network,
             images=images,
             classes=self._classes(run),
             natural=self._natural(run),
             seed=run.seed,
+            accuracy=trained.accuracy,
+            held_out=trained.held_out,
         )
 
     def _natural(self, run: Conditions) -> Tensor:

@@ -54,7 +54,7 @@ def _blank(cell: Cell, key: str, posed: Posed) -> Record:
         "cell": cell.plain(),
         "trace": None,
         "instances": [],
-        "truth": None if posed.truth is None else key_of([cell.plain()["images"], posed.names]),
+        "truth": None if posed.truth is None else key_of([posed.truth_digest, posed.names]),
     }
 
 

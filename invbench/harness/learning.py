@@ -10,10 +10,10 @@ from invbench import cache
 from invbench.harness.bench import Bench
 from invbench.images import ImageBatch
 from invbench.method import Method
-from invbench.problem import Problem
 from invbench.solver import Setting, Solver
 from invbench.store import key_of
 from invbench.study import Cell
+from invbench.trials.contract import Posed
 
 
 def prepare(cell: Cell, bench: Bench, method: Method) -> tuple[Method, float | None]:
@@ -50,10 +50,10 @@ def _prepare(cell: Cell, bench: Bench, solver: Solver) -> tuple[Solver, float]:
 def _setting(cell: Cell, bench: Bench) -> Setting:
     images = bench.images(cell)
 
-    def pose(pixels: Tensor) -> Problem:
+    def pose(pixels: Tensor) -> Posed:
         names = tuple(str(n) for n in range(len(pixels)))
         batch = ImageBatch(pixels, torch.zeros(len(pixels), dtype=torch.int64), names)
-        return cell.trial.pose(bench.scene(cell, batch)).problem
+        return cell.trial.pose(bench.scene(cell, batch))
 
     device, dtype = bench.batch(cell, "test").pixels.device, bench.batch(cell, "test").pixels.dtype
     return Setting(

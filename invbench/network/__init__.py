@@ -3,5 +3,19 @@
 from invbench.network.chain import Stage
 from invbench.network.frozen import Network, parse
 from invbench.network.interpretation import NoChainError, interpret
+from invbench.network.layers import convolution, convolutions, inputs_of, plain
+from invbench.network.stages import after, without_activations
 
-__all__ = ["Network", "NoChainError", "Stage", "interpret", "parse"]
+__all__ = [
+    "Network",
+    "NoChainError",
+    "Stage",
+    "after",
+    "convolution",
+    "convolutions",
+    "inputs_of",
+    "interpret",
+    "parse",
+    "plain",
+    "without_activations",
+]

@@ -14,6 +14,7 @@ from invbench.operators import (
     Dense,
     Diagonal,
     Normalise,
+    Rescale,
     Reshape,
     TransposedConvolution,
 )
@@ -114,6 +115,11 @@ def _(module: nn.BatchNorm2d, shape: Shape) -> Affine:
 @interpret.register
 def _(module: Normalise, shape: Shape) -> Affine:
     return Diagonal(shape, 1 / module.std, -module.mean / module.std)
+
+
+@interpret.register
+def _(module: Rescale, shape: Shape) -> Affine:
+    return Diagonal(shape, module.factor)
 
 
 @interpret.register

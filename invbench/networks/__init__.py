@@ -33,12 +33,14 @@ class Trained:
         network: ready to be inverted.
         origin: where the weights come from, in words.
         accuracy: share of the held-out images whose class it names, or None where that was not measured.
+        held_out: number of the images that this is the share of, or None where it was not recorded.
         seconds: that the training took, or None.
     """
 
     network: Network
     origin: str
     accuracy: float | None = None
+    held_out: int | None = None
     seconds: float | None = None
 
     def plain(self) -> dict[str, Any]:
@@ -46,6 +48,7 @@ class Trained:
         return {
             "origin": self.origin,
             "held_out_accuracy": self.accuracy,
+            "held_out_images": self.held_out,
             "training_seconds": self.seconds,
             "multiply_adds": self.network.multiply_adds,
             "stages": list(self.network.stages),
@@ -99,7 +102,7 @@ def load(
         state, about, origin = found or _train(module, architecture.recipe, key, seed, images, progress)
         fit_weights(module, state, f"trained weights {key}")
         network = parse(module, images.shape, name)
-        return Trained(network, origin, float(about["accuracy"]), float(about["seconds"]))
+        return Trained(network, origin, **_figures(about))
     return Trained(parse(module, images.shape, name), origin)
 
 
@@ -169,13 +172,24 @@ def _found(key: str) -> tuple[dict[str, Tensor], cache.About, str] | None:
     return None if shipped is None else (*shipped, "shipped with the package")
 
 
+def _figures(about: cache.About) -> dict[str, Any]:
+    """What is kept about weights as attributes of `Trained`; older files do not say `held_out`."""
+    kinds = {"accuracy": float, "held_out": int, "seconds": float}
+    return {name: kind(about[name]) for name, kind in kinds.items() if name in about}
+
+
 def _train(
     module: nn.Module, recipe: Recipe, key: str, seed: int, images: Images, progress: Progress
 ) -> tuple[dict[str, Tensor], cache.About, str]:
     """The same from a training now."""
     history = train_classifier(module, images, recipe, seed, progress)
-    held_out = accuracy(module, images.all("test"))
-    about = {"accuracy": str(held_out), "seconds": f"{history.seconds:.1f}", "recipe": repr(recipe)}
+    test = images.all("test")
+    about = {
+        "accuracy": str(accuracy(module, test)),
+        "held_out": str(len(test)),
+        "seconds": f"{history.seconds:.1f}",
+        "recipe": repr(recipe),
+    }
     kept = cache.keep(f"networks/{key}", module.state_dict(), about)
     origin = "trained now" if kept else f"trained now (the cache at {cache.folder()} cannot be written)"
     return module.state_dict(), about, origin

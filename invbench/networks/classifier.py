@@ -17,7 +17,8 @@ def train_classifier(
 ) -> History:
     """Train a classifier in place on the split `train`; the state that is best on `validation` is kept.
 
-    The same seed, images, number of threads and version of torch give the same weights.
+    Parameters that need no gradients stay as they are. The same seed, images, number of threads and version
+    of torch give the same weights.
     """
     train, validation = images.all("train"), images.all("validation")
     generator = torch.Generator().manual_seed(seed)
@@ -33,7 +34,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):  # dropout draws from the global state
         torch.manual_seed(seed)
         return fit(
-            module.parameters(),
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
             loss,
             size,
             steps=steps,

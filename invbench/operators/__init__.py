@@ -4,7 +4,7 @@ from invbench.operators.convolutions import AveragePooling, Convolution, Transpo
 from invbench.operators.folding import compose
 from invbench.operators.gram import gram_solver
 from invbench.operators.inverses import GramSolver
-from invbench.operators.maps import Affine, Composition, Dense, Diagonal, Normalise, Reshape
+from invbench.operators.maps import Affine, Composition, Dense, Diagonal, Normalise, Rescale, Reshape
 from invbench.operators.windows import Windows
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Diagonal",
     "GramSolver",
     "Normalise",
+    "Rescale",
     "Reshape",
     "TransposedConvolution",
     "Windows",

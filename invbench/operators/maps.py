@@ -230,3 +230,21 @@ class Normalise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(x - mean) / std: (B, C, H, W) -> (B, C, H, W)."""
         return (x - self.mean) / self.std
+
+
+class Rescale(nn.Module):
+    """Every element of an instance times a factor of its own: x -> factor * x.
+
+    Args:
+        factor: (C, H, W), or a shape that broadcasts to it.
+    """
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Factor * x: (B, C, H, W) -> (B, C, H, W)."""
+        return self.factor * x

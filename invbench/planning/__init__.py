@@ -90,12 +90,18 @@ class _Planner:
         if file is None:
             self.document.check()
             raise AssertionError("a mistake without a message")
+        if file.trials or not file.analyses:
+            for key in ("trials", "methods", "budget"):
+                if not getattr(file, key):
+                    self.document.mistake((key,), "is required")
         return file
 
     def _cells(self, file: StudyFile, trials: Sequence[tuple[_Scope, Chosen[Trial]]]) -> Iterator[Cell]:
         matrix = product(self.networks, self.images, trials, file.seeds, self.methods)
         for network, images, (scope, trial), seed, method in matrix:
+            budget = scope.budget or file.budget
             if scope.takes(network, method):
+                assert budget is not None, "_file() tells"
                 for tuning in variants(method, file.tuning):
                     yield Cell(
                         study=file.study,
@@ -104,7 +110,7 @@ class _Planner:
                         trial=trial.item,
                         trial_parameters=trial.given,
                         method=method,
-                        budget=scope.budget or file.budget,
+                        budget=budget,
                         tuning=tuning,
                         **self._conditions(file, network, images, seed),
                     )
@@ -170,12 +176,13 @@ class _Planner:
         if budget is not None:
             budget = validate(self.document, Budget, budget, (*place, "budget"))
         only = {key: names if isinstance(names, list) else [names] for key, names in said.items()}
-        if not self.document.mistaken:  # a method that is misspelt would be unknown here, too
+        if not self.document.mistaken:  # a method or network that is misspelt would be unknown, too
             methods = {item.name for item in self.methods} | {
                 *self.catalogue.solvers,
                 *self.catalogue.presets,
             }
-            there = {"methods": methods, "networks": {network["name"] for network in self.networks}}
+            networks = {*(network["name"] for network in self.networks), *self.catalogue.networks}
+            there = {"methods": methods, "networks": networks}
             for key, names in only.items():
                 for n, item in enumerate(names):
                     known(self.document, key.removesuffix("s"), item, there[key], (*place, key, n))

@@ -22,7 +22,7 @@ class ImagesSpec(BaseModel):
 
 
 class StudyFile(BaseModel):
-    """The keys of a study file."""
+    """The keys of a study file; one without analyses needs trials, methods and a budget."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,9 +30,9 @@ class StudyFile(BaseModel):
     description: str = ""
     images: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=dict)
     network: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=lambda: {"name": "lenet"})
-    trials: Annotated[list[Entry], Field(min_length=1)]
-    methods: Annotated[list[Entry], Field(min_length=1)]
-    budget: Budget
+    trials: list[Entry] = []
+    methods: list[Entry] = []
+    budget: Budget | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     timeout: Annotated[float, Gt(0)] = 3600.0
     tuning: Tuning | None = None

@@ -13,7 +13,7 @@ from invbench.report.attachment import attach
 from invbench.report.comparisons import ORACLE, compare
 from invbench.report.offline import offline_costs
 from invbench.report.palette import styles
-from invbench.report.prose import description, environment_rows, networks, skipped, summary
+from invbench.report.prose import environment_rows, networks, skipped, stated, summary
 from invbench.report.scores import score
 from invbench.report.statistics import DRAWS
 from invbench.report.tables import counts, heading, issues, kind_tables
@@ -46,19 +46,22 @@ def _context(results: Results, command: str, trends: Markup | None) -> dict[str,
     comparisons = compare(results)
     scores = {comparison: score(comparison) for comparison in comparisons}
     looks = styles(method for comparison in comparisons for method in comparison.methods)
-    study = str(results.table["study"].iloc[0]) if comparisons else ""
+    study = str(results.table["study"].iloc[0]) if comparisons else stated(results.study, "study")
     variants = glance.variants(comparisons)
     script = Markup((_HERE / "page.js").read_text(encoding="utf-8"))
     context: dict[str, Any] = {
         "study": study or "no results",
-        "summary": summary(comparisons, results.environment),
-        "description": " ".join(filter(None, (description(results.study), networks(results.environment)))),
+        "summary": summary(comparisons, results.environment, len(results.analyses), results.missing),
+        "description": " ".join(
+            filter(None, (stated(results.study, "description"), networks(results.environment)))
+        ),
         "command": command or _command(results.environment),
         "counts": counts(comparisons),
         "missing": results.missing,
         "issues": issues(comparisons),
         "kinds": kind_tables(scores),
         "comparisons": comparisons,
+        "compares": bool(comparisons or not results.analyses),
         "glances": glance.glances(comparisons, scores),
         "claims": claims(results),
         "tunings": tuning.tunings(comparisons),
@@ -97,8 +100,8 @@ def _context(results: Results, command: str, trends: Markup | None) -> dict[str,
 def _sections(context: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     """Anchor and title of every section, and whether this page has it."""
     return [
-        ("ranking", "Ranking", True),
-        ("outcome", "Not finished", True),
+        ("ranking", "Ranking", context["compares"]),
+        ("outcome", "Not finished", context["compares"]),
         ("claims", "Claims", bool(context["claims"])),
         ("tuning", "Tuning", bool(context["tunings"])),
         ("speed", "Speed", bool(context["pareto"])),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Rows of a table that are shown; the others are in the file that the page carries.
 ROWS = 40
 #: Figures that are drawn at most, and lines that a figure has at most.
-FIGURES, LINES = 12, 10
+FIGURES, LINES = 24, 10
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,15 @@ from invbench.report.comparisons import Comparison
 _MACHINE = ("processor", "system")
 
 
-def summary(comparisons: Sequence[Comparison], environment: Mapping[str, Any]) -> str:
-    """One paragraph: cells, instances, methods, trials, machine, date."""
+def summary(
+    comparisons: Sequence[Comparison], environment: Mapping[str, Any], analyses: int = 0, missing: int = 0
+) -> str:
+    """One paragraph: cells, instances, methods, trials, machine, date; of analyses alone, their number."""
     cells = [cell for comparison in comparisons for cell in comparison.cells]
     if not cells:
+        if not missing and analyses:
+            measured = "1 analysis" if analyses == 1 else f"{analyses} analyses"
+            return f"{measured}, and no methods to compare."
         return "This results folder holds no finished cell: there is nothing to compare yet."
     methods = {cell.method for cell in cells}
     seeds = {cell.seed for cell in cells if cell.seed == cell.seed}
@@ -29,8 +34,8 @@ def summary(comparisons: Sequence[Comparison], environment: Mapping[str, Any]) -
     return " ".join(filter(None, sentences))
 
 
-def description(study: str) -> str:
-    """What the author of a study says of it, or nothing."""
+def stated(study: str, key: str) -> str:
+    """What the author of a study says under a key, such as its description, or nothing."""
     from invbench.documents import parse
     from invbench.errors import UserError
 
@@ -38,7 +43,7 @@ def description(study: str) -> str:
         data = parse(study, "study.yaml").data
     except UserError:
         return ""
-    return " ".join(str(data.get("description") or "").split()) if isinstance(data, dict) else ""
+    return " ".join(str(data.get(key) or "").split()) if isinstance(data, dict) else ""
 
 
 def networks(environment: Mapping[str, Any]) -> str:

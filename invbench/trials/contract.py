@@ -1,8 +1,10 @@
 """What a trial is."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict
@@ -32,6 +34,14 @@ class Posed:
     truth: Tensor | None
     names: tuple[str, ...]
 
+    @cached_property
+    def truth_digest(self) -> str:
+        """Hash of the truth, by which results that share it find it; "" without one."""
+        if self.truth is None:
+            return ""
+        data = self.truth.detach().cpu().contiguous()
+        return hashlib.sha256(data.numpy().tobytes()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -43,6 +53,9 @@ class Scene:
         classes: names of the network's classes, in the order of its outputs.
         natural: other natural images, which standardise the weights of priors.
         seed: of start and randomness.
+        accuracy: share of all held-out images of the source whose class the network names, or None where that
+            was not measured: an untrained network, or weights from elsewhere.
+        held_out: number of the images that this is the share of, or None where it was not recorded.
     """
 
     network: Network
@@ -50,6 +63,8 @@ class Scene:
     classes: tuple[str, ...]
     natural: Tensor
     seed: int
+    accuracy: float | None = None
+    held_out: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +80,14 @@ class Trial(ABC):
 
     metrics: ClassVar[tuple[str, ...]]
     ranked_by: ClassVar[str]
-    #: What solvers are told that a real inversion would not know; shown wherever the figures appear.
-    oracle: ClassVar[str] = ""
 
     priors: Priors
     loss_weight: float = 1.0
+
+    @property
+    def oracle(self) -> str:
+        """What solvers are told that a real inversion would not know; shown wherever the figures appear."""
+        return ""
 
     @abstractmethod
     def pose(self, scene: Scene) -> Posed:

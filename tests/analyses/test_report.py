@@ -26,15 +26,16 @@ def rows(iterations: int = 30, stages: int = 2) -> list[dict[str, Any]]:
     ]
 
 
-def results(path: Path, *records: dict[str, Any]) -> Results:
+def results(path: Path, *records: dict[str, Any], cells: bool = True, study: str = "") -> Results:
     folder = Folder(path, instances=2)
-    folder.add()
+    if cells:
+        folder.add()
     for n, record in enumerate(records):
         base = {"key": f"k{n:03}", "name": "residuals", "parameters": {"network": "lenet", "seed": n}}
         folder.store.write(
             f"k{n:03}", base | {"rows": [], "status": "done", "reason": ""} | record, kind="analyses"
         )
-    return folder.finish()
+    return folder.finish(study) if study else folder.finish()
 
 
 def section(page: str) -> str:
@@ -51,6 +52,16 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Results:
     }
     refused = {"status": "refused", "reason": f"needs {HOSTILE}"}
     return results(tmp_path_factory.mktemp("three"), {"rows": rows(), "plot": PLOT}, refused, failed)
+
+
+def test_analyses_alone_make_a_page_without_a_ranking(tmp_path: Path) -> None:
+    page = render(results(tmp_path, {"rows": rows(), "plot": PLOT}, cells=False, study="study: coherent\n"))
+    parsed = Page(page)
+    assert "<h1>coherent</h1>" in page
+    assert "1 analysis, and no methods to compare." in parsed.words()
+    assert 'id="ranking"' not in page
+    assert 'id="outcome"' not in page
+    assert "no finished cell" not in parsed.words()
 
 
 def test_the_page_has_a_section_only_where_there_are_analyses(three: Results, tmp_path: Path) -> None:

@@ -54,6 +54,24 @@ def test_it_is_found_by_its_file() -> None:
     assert catalogue().analyses["residuals"] is Residuals
 
 
+def test_a_study_may_hold_analyses_alone() -> None:
+    study = planned("study: s\nanalyses: [toy]\n")
+    assert not study.cells
+    assert [one.name for one in study.measurements] == ["toy"]
+
+
+def test_a_study_that_runs_nothing_is_a_mistake() -> None:
+    assert mistakes("study: s\n") == [
+        f"study.yaml:1:1: {key}: is required" for key in ("trials", "methods", "budget")
+    ]
+
+
+def test_entries_may_be_meant_for_networks_that_the_study_leaves_out() -> None:
+    """So that one file serves several networks: `--set network=...` takes what fits."""
+    study = planned("study: s\nanalyses: [{toy: {networks: [vgg16, lenet]}}, {toy: {networks: [vgg11]}}]\n")
+    assert [one.network["name"] for one in study.measurements] == ["lenet"]
+
+
 def test_a_measurement_for_each_variant_network_and_seed() -> None:
     study = planned(STUDY)
     assert len(study.cells) == 2 * 2

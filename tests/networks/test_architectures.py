@@ -1,13 +1,17 @@
 """The networks that come along: catalogue, stages, chains, and what they are made of."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+from invbench.errors import UserError
 from invbench.images import Images
 from invbench.network import parse
 from invbench.networks import architectures, find, load
-from invbench.networks.architectures import ResidualBlock, architecture
+from invbench.networks.architectures import Recipe, ResidualBlock, architecture
 
 #: Architectures of our own at small sizes: name, pixels, parameters, stages.
 SMALL: list[tuple[str, int, dict[str, float | str], str]] = [
@@ -31,12 +35,24 @@ SMALL: list[tuple[str, int, dict[str, float | str], str]] = [
         "conv1 pool1 conv2 pool2 conv3 conv4 conv5 pool5 fc6 fc7 fc8",
     ),
     ("random_cnn", 16, {"width": 4, "layers": 3}, "conv1 pool1 conv2 pool2 conv3 pool3 fc"),
+    ("shallow_cnn", 16, {"width": 4, "layers": 3}, "conv1 pool1 conv2 pool2 conv3 pool3 fc"),
+    ("shallow_cnn", 8, {"width": 4, "layers": 1, "filters": "learned"}, "conv1 pool1 fc"),
+    (
+        "random_vgg16",
+        64,
+        {"width": 0.05},
+        "conv1_1 conv1_2 pool1 conv2_1 conv2_2 pool2 conv3_1 conv3_2 conv3_3 pool3 "
+        "conv4_1 conv4_2 conv4_3 pool4 conv5_1 conv5_2 conv5_3 pool5 fc",
+    ),
     ("resnet", 16, {"width": 4}, "stem block1 block2 block3 head"),
 ]
 
+#: Tensors of `shallow_cnn` that no training changes.
+CONSTANTS = {"normalise.mean", "normalise.std"}
+
 
 def test_the_catalogue_has_a_line_about_each() -> None:
-    ours = {"lenet", "vgg11", "alexnet", "random_cnn", "resnet"}
+    ours = {"lenet", "vgg11", "alexnet", "random_cnn", "random_vgg16", "shallow_cnn", "resnet"}
     theirs = {
         f"torchvision_{name}" for name in ("alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18")
     }
@@ -135,3 +151,89 @@ def test_random_filters_keep_the_scale_of_activations() -> None:
     network = parse(find()["random_cnn"].build(5, 32, layers=1, width=256, kernel=5), (3, 32, 32))
     weight = network.module.get_parameter("conv1.0.weight")
     assert float(weight.var()) == pytest.approx(2 / 75, rel=0.05)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("filters", ["random", "learned"])
+def test_random_filters_stay_bit_by_bit_and_learned_ones_move(
+    images: Images,
+    teach: Callable[[str, Recipe], None],
+    own_cache: Path,
+    layers: int,
+    filters: str,
+) -> None:
+    teach("shallow_cnn", Recipe(epochs=4, batch=8, lr=0.05, weight_decay=0.1))
+    own = {"layers": layers, "width": 6, "kernel": 3, "filters": filters}
+    torch.manual_seed(3)
+    before = find()["shallow_cnn"].build(2, 8, **own).state_dict()
+    for origin in ("trained now", "trained before on this machine"):
+        trained = load("shallow_cnn", {**own, "seed": 3}, images)
+        assert trained.origin == origin
+        after = trained.network.module.state_dict()
+        assert after.keys() == before.keys()
+        kept = {name for name in before if torch.equal(before[name], after[name])} - CONSTANTS
+        convolutions = {f"conv{n}.0.weight" for n in range(1, layers + 1)}
+        assert kept == (convolutions if filters == "random" else set())
+        assert trained.accuracy is not None
+        assert 0 <= trained.accuracy <= 1
+        assert trained.held_out == len(images.all("test"))
+
+
+def test_filters_random_or_learned_start_alike_and_have_keys_of_their_own(
+    images: Images, teach: Callable[[str, Recipe], None], own_cache: Path
+) -> None:
+    teach("shallow_cnn", Recipe(epochs=1, batch=8))
+    states = []
+    for filters in ("random", "learned"):
+        torch.manual_seed(0)
+        states.append(find()["shallow_cnn"].build(2, 8, width=4, kernel=3, filters=filters).state_dict())
+        load("shallow_cnn", {"width": 4, "kernel": 3, "filters": filters}, images)
+    assert all(torch.equal(one, other) for one, other in zip(*(s.values() for s in states), strict=True))
+    assert len(list((own_cache / "networks").iterdir())) == 2
+
+
+def test_the_scale_of_random_filters_is_of_no_account() -> None:
+    """What is trained sees the same features and gets the same gradients (but for the eps of batch norm)."""
+    found = []
+    for scale in (1.0, 100.0):
+        torch.manual_seed(0)
+        module = find()["shallow_cnn"].build(5, 16, layers=2, width=4).double()
+        for n in (1, 2):
+            module.get_parameter(f"conv{n}.0.weight").data.mul_(scale)
+        x = torch.rand(3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        output = module(x)
+        output.square().sum().backward()
+        gradients = [p.grad for p in module.parameters() if p.requires_grad]
+        assert all(gradient is not None for gradient in gradients)
+        assert len(gradients) == 2 * 2 + 2
+        found.append([output, *gradients])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_frozen_filters_of_a_single_layer_cost_no_backward_pass() -> None:
+    with torch.profiler.profile() as profile:
+        module = find()["shallow_cnn"].build(5, 16, layers=1, width=4)
+        module(torch.rand(2, 3, 16, 16)).sum().backward()
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::native_batch_norm_backward" in names
+    assert "aten::convolution_backward" not in names
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        ({"filters": "learnt"}, "filters is 'learnt', and there are random and learned"),
+        ({"filters": True}, "filters is True, and there are"),
+        ({"layers": 0}, "layers is 0, but a whole number from 1 on is needed"),
+        ({"layers": 1.5}, "layers is 1.5, but a whole number"),
+        ({"width": True}, "width is True, but a whole number"),
+        ({"kernel": 4}, "kernel is 4, but an odd one is needed"),
+        ({"layers": 4}, r"takes images of a multiple of 16 px, at least 16 \(got 8\)"),
+    ],
+)
+def test_bad_parameters_of_shallow_cnn_are_sentences(
+    images: Images, own: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=f"network 'shallow_cnn'.*{sentence}"):
+        load("shallow_cnn", own, images)

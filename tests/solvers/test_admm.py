@@ -12,12 +12,12 @@ import torch
 from invbench_solvers.admm import ADMM, State
 from torch import Tensor, nn
 
-from invbench.domains import Box
+from invbench.domains import Box, Reals
 from invbench.losses import CrossEntropy, SquaredError, TargetedMargin
 from invbench.meter import Meter
 from invbench.network import Network, parse
 from invbench.penalties import penalty
-from invbench.priors import SquaredL2
+from invbench.priors import L1, SquaredL2
 from invbench.problem import Problem, WeightedPrior
 from invbench.solver import Randomness
 from invbench.splitting import Order
@@ -61,6 +61,22 @@ def test_box_constrained_least_squares(order: Order, generator: torch.Generator)
         ).solve()
         assert float(problem.objective(state.x)[i]) == pytest.approx(best, rel=1e-5, abs=1e-8)
     assert problem.domain.contains(state.x).all()
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0])
+def test_the_default_solves_an_l1_problem(weight: float, generator: torch.Generator) -> None:
+    """Where the prior holds against the loss to the end, so that forces do not vanish."""
+    network = linear(9)
+    target = torch.randn(2, 9, generator=generator, dtype=torch.float64)
+    priors = (WeightedPrior("l1", weight, L1()),)
+    problem = Problem(network, target, SquaredError("none"), Reals(), priors, Meter(2))
+    state = sweeps(ADMM(), problem, torch.zeros(2, *SHAPE).double(), 300)
+    W, b = weights(network)
+    for i in range(2):
+        v = cp.Variable(12)
+        misfit = cp.sum_squares(W @ v + b - target[i].numpy())
+        best = cp.Problem(cp.Minimize(misfit + weight * cp.norm1(v))).solve()
+        assert float(problem.objective(state.x)[i]) == pytest.approx(best, rel=1e-2)
 
 
 @pytest.mark.parametrize("order", ORDERS)
