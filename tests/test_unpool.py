@@ -40,7 +40,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("switches", ["naive", "known"])
-@pytest.mark.parametrize(("make", "layer", "previous"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("make", "layer", "previous"), CASES, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_the_truth_is_the_input_of_the_layer_and_solves_the_problem(
     make: Any, layer: str, previous: str | None, switches: Any
 ) -> None:
@@ -63,7 +65,9 @@ def test_the_truth_is_the_input_of_the_layer_and_solves_the_problem(
     assert posed.names == s.images.names
 
 
-@pytest.mark.parametrize(("make", "layer", "previous"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(
+    ("make", "layer", "previous"), CASES, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_only_pooled_values_and_switches_are_told(make: Any, layer: str, previous: str | None) -> None:
     """Brute force: windows of 2 x 2, one after the other."""
     s = scene(parsed(make()), 2)

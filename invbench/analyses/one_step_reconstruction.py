@@ -36,7 +36,7 @@ class OneStepReconstruction(Analysis):
 
     def measure(self, scene: Scene) -> list[Row]:
         """Rows (layer, convolution, filters, error, unscaled, fitted, k, blocks): means over the images."""
-        pairs = _pooled(scene.network)
+        pairs = pooled_layers(scene.network)
         if not pairs:
             raise Refused("one_step_reconstruction needs a max-pool that a convolution follows")
         generator = torch.Generator().manual_seed(scene.seed)
@@ -46,27 +46,55 @@ class OneStepReconstruction(Analysis):
         return rows
 
     def _rows(self, scene: Scene, pool: str, name: str, generator: torch.Generator) -> list[Row]:
-        layer = convolutions(scene.network)[name]
-        learned, padding = plain(layer, name)
-        x = inputs_of(scene.network, layer, scene.images.pixels).double()
-        active = scene.network.cut(name.rpartition(".")[0] or name)(scene.images.pixels) > 0
-        height, width = active.shape[2:]
-        if height % self.region or width % self.region:
-            raise Refused(f"regions of {self.region} x {self.region} do not tile the maps of {name}")
-        tiles = functional.max_pool2d(active.double(), self.region)
-        k = max(1, round(float(tiles.flatten(1).sum(1).mean())))
-        domain = ModelSparse(k, (self.region, self.region))
-        count, channels, *kernel = learned.shape
-        drawn = random_filters(count, channels, (kernel[0], kernel[1]), generator).to(x.device)
-        noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
-        found = {
-            "learned": one_step(x, learned.double(), padding, domain),
-            "random": one_step(x, drawn, padding, domain),
-            "none": noise,
-        }
+        step = reconstruct(scene, name, self.region, generator)
         about = {"layer": pool, "convolution": name}
-        sizes = {"k": k, "blocks": tiles[0].numel()}
-        return [about | {"filters": kind} | errors(one, x) | sizes for kind, one in found.items()]
+        sizes = {"k": step.k, "blocks": step.blocks}
+        return [about | {"filters": kind} | errors(one, step.x) | sizes for kind, one in step.found.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstructed:
+    """The activations x that a convolution is given, and what was found in their place.
+
+    Attributes:
+        x: `(B, C, H, W)`, float64.
+        found: by `learned` and `random` filters and without any, `none`; of the shape of x, not scaled.
+        k: regions that M keeps.
+        blocks: regions that there are.
+    """
+
+    x: Tensor
+    found: dict[str, Tensor]
+    k: int
+    blocks: int
+
+
+def reconstruct(scene: Scene, name: str, region: int, generator: torch.Generator) -> Reconstructed:
+    """One step for what the convolution `name` is given for the images of a scene.
+
+    Raises:
+        Refused: the regions do not tile its maps.
+        UserError: the convolution has a stride, dilation or groups.
+    """
+    layer = convolutions(scene.network)[name]
+    learned, padding = plain(layer, name)
+    x = inputs_of(scene.network, layer, scene.images.pixels).double()
+    active = scene.network.cut(name.rpartition(".")[0] or name)(scene.images.pixels) > 0
+    height, width = active.shape[2:]
+    if height % region or width % region:
+        raise Refused(f"regions of {region} x {region} do not tile the maps of {name}")
+    tiles = functional.max_pool2d(active.double(), region)
+    k = max(1, round(float(tiles.flatten(1).sum(1).mean())))
+    domain = ModelSparse(k, (region, region))
+    count, channels, *kernel = learned.shape
+    drawn = random_filters(count, channels, (kernel[0], kernel[1]), generator).to(x.device)
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+    found = {
+        "learned": one_step(x, learned.double(), padding, domain),
+        "random": one_step(x, drawn, padding, domain),
+        "none": noise,
+    }
+    return Reconstructed(x, found, k, tiles[0].numel())
 
 
 def one_step(x: Tensor, weight: Tensor, padding: tuple[int, int], domain: ModelSparse) -> Tensor:
@@ -93,7 +121,7 @@ def errors(found: Tensor, x: Tensor) -> dict[str, float]:
     }
 
 
-def _pooled(network: Network) -> list[tuple[str, str]]:
+def pooled_layers(network: Network) -> list[tuple[str, str]]:
     """(max-pool, convolution) for every stage that pools and is followed by one with a single convolution."""
     known = list(convolutions(network))
     pairs = []

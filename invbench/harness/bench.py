@@ -92,6 +92,7 @@ class Bench:
             seed=run.seed,
             accuracy=trained.accuracy,
             held_out=trained.held_out,
+            source=self.images(run),
         )
 
     def _natural(self, run: Conditions) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, ConfigDict
 from torch import Tensor
 
-from invbench.images import ImageBatch
+from invbench.images import ImageBatch, Images
 from invbench.network import Network
 from invbench.problem import Problem
 from invbench.trials.terms import check_priors
@@ -56,6 +56,7 @@ class Scene:
         accuracy: share of all held-out images of the source whose class the network names, or None where that
             was not measured: an untrained network, or weights from elsewhere.
         held_out: number of the images that this is the share of, or None where it was not recorded.
+        source: where the images are from, for what learns from its other splits; None where there is none.
     """
 
     network: Network
@@ -65,6 +66,7 @@ class Scene:
     seed: int
     accuracy: float | None = None
     held_out: int | None = None
+    source: Images | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

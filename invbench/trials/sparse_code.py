@@ -51,6 +51,8 @@ class SparseCode(Trial):
     """
 
     metrics: ClassVar = ("feature_error", "relative_l2", "support_recovery")
+    ranked_by: ClassVar = "objective"
+
     form: Literal["model_sparse", "l1"] = "model_sparse"
     k: Count = 10
     region: Count | None = None
@@ -64,11 +66,6 @@ class SparseCode(Trial):
     size: Count = 32
     dimensions: Literal[1, 2] = 1
     priors: Priors = field(default_factory=dict)
-
-    @property
-    def ranked_by(self) -> str:  # type: ignore[override]  # after what the form minimises
-        """What is minimised: with the penalty, or the misfit alone."""
-        return "objective" if self.form == "l1" else "feature_error"
 
     def pose(self, scene: Scene) -> Posed:
         """See `Trial.pose`."""
