@@ -1,7 +1,8 @@
 """What the analyses of a study have measured: figures where one declares them, and tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,11 +83,38 @@ class Measured:
 def measured(results: Results) -> tuple[Measured, ...]:
     """Every analysis of the study, in its order."""
     found, drawn = [], 0
-    for n, record in enumerate(results.analyses, start=1):
+    for n, record in enumerate(_gathered(results.analyses), start=1):
         one = _measured(f"analysis-{n}", record, FIGURES - drawn)
         drawn += len(one.plots)
         found.append(one)
     return tuple(found)
+
+
+def _gathered(records: Sequence[Record]) -> Iterator[Record]:
+    """The records; those of a single row that follow each other, of one kind, as one table.
+
+    Parameters in which they differ become its first columns.
+    """
+    for _, group in groupby(enumerate(records), lambda one: _table(*one)):
+        alike = [record for _, record in group]
+        first = alike[0]
+        if len(alike) == 1:
+            yield first
+            continue
+        stated = [record["parameters"] for record in alike]
+        shared = {key: value for key, value in stated[0].items() if all(p[key] == value for p in stated)}
+        rows = [
+            {key: value for key, value in p.items() if key not in shared} | record["rows"][0]
+            for p, record in zip(stated, alike, strict=True)
+        ]
+        yield first | {"parameters": shared, "rows": rows}
+
+
+def _table(n: int, record: Record) -> tuple[object, ...]:
+    """What records share whose single rows may stand in one table; the number of one that stands alone."""
+    if record.get("plot") is not None or record.get("status") != "done" or len(record["rows"]) != 1:
+        return (n,)
+    return (record["name"], *record["parameters"], *record["rows"][0])
 
 
 def _measured(anchor: str, record: Record, room: int) -> Measured:

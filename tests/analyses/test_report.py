@@ -64,6 +64,26 @@ def test_analyses_alone_make_a_page_without_a_ranking(tmp_path: Path) -> None:
     assert "no finished cell" not in parsed.words()
 
 
+def single(value: float, **parameters: Any) -> dict[str, Any]:
+    stated = {"draws": 3, "network": "lenet", "seed": 0} | parameters
+    return {"name": "accuracy", "parameters": stated, "rows": [{"share": value}]}
+
+
+def test_single_rows_that_follow_each_other_are_one_table(tmp_path: Path) -> None:
+    """With the parameters in which they differ as columns; others stand alone, and nothing is lost."""
+    failed = single(0.0) | {"rows": [], "status": "failed", "reason": "RuntimeError: odd"}
+    long = single(0.4) | {"rows": [{"share": 0.4}, {"share": 0.5}]}
+    other = single(0.6) | {"name": "sparsity"}
+    records = [single(0.1), single(0.2, network="vgg11"), single(0.3, seed=1), failed, long, other]
+    found = measured(results(tmp_path, *records))
+    assert [len(one.rows) for one in found] == [3, 0, 2, 1]
+    first = found[0]
+    assert first.parameters == "draws=3"
+    assert [column.text for column in first.columns] == ["network", "seed", "share"]
+    assert first.rows == (("lenet", "0", "0.100"), ("vgg11", "0", "0.200"), ("lenet", "1", "0.300"))
+    assert found[1].reason == "RuntimeError: odd"
+
+
 def test_the_page_has_a_section_only_where_there_are_analyses(three: Results, tmp_path: Path) -> None:
     page = render(three)
     Page(page)
