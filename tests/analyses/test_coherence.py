@@ -14,10 +14,10 @@ from invbench.analyses.coherence import Coherence, coherence
 from invbench.analyses.contract import Refused
 from invbench.errors import UserError
 from invbench.harness import Bench, run_analysis
-from invbench.images import ImageBatch
 from invbench.network import parse
 from invbench.trials.contract import Scene
 from tests.modules import sequential
+from tests.scenes import scene_of
 from tests.studies import planned
 
 SHAPES = [(7, 3), (6, 2, 5), (5, 3, 3, 2), (2, 1, 1, 4), (2, 1), (3, 1, 2, 1, 3)]
@@ -60,8 +60,7 @@ def by_loops(weight: Tensor, shifts: bool) -> float:
 
 def scene(network: nn.Module, channels: int = 3, seed: int = 0, size: int = 8) -> Scene:
     pixels = torch.rand(2, channels, size, size)
-    images = ImageBatch(pixels, torch.zeros(2, dtype=torch.int64), ("a", "b"))
-    return Scene(parse(network, (channels, size, size), "toy"), images, (), pixels, seed)
+    return scene_of(parse(network, (channels, size, size), "toy"), pixels, seed)
 
 
 def rows(network: nn.Module, channels: int = 3, seed: int = 0, **given: Any) -> list[Any]:

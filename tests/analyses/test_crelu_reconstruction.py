@@ -17,9 +17,9 @@ from invbench.analyses.crelu_reconstruction import (
 )
 from invbench.errors import UserError
 from invbench.harness import Bench, run_analysis
-from invbench.images import ImageBatch
 from invbench.network import parse
 from invbench.trials.contract import Scene
+from tests.scenes import scene_of
 from tests.studies import planned
 
 STUDY = """
@@ -39,11 +39,7 @@ def draws(seed: int = 0) -> torch.Generator:
 
 
 def scene(pixels: Tensor, seed: int = 0) -> Scene:
-    images = ImageBatch(
-        pixels, torch.zeros(len(pixels), dtype=torch.int64), tuple(map(str, range(len(pixels))))
-    )
-    network = parse(nn.Flatten(), tuple(pixels.shape[1:]))
-    return Scene(network, images, (), pixels, seed)
+    return scene_of(parse(nn.Flatten(), tuple(pixels.shape[1:])), pixels, seed)
 
 
 def photographs(count: int = 5, size: int = 12) -> Tensor:

@@ -16,11 +16,11 @@ from invbench.claims import evaluate
 from invbench.claims.statement import Claim
 from invbench.errors import UserError
 from invbench.harness import Bench, run_analysis
-from invbench.images import ImageBatch
 from invbench.report.analyses import measured
 from invbench.trials.contract import Scene
 from invbench.trials.sparse_code import SparseCode
 from tests.results_folder import Folder
+from tests.scenes import scene_of
 from tests.studies import mistakes, planned
 from tests.toys import tiny_network
 
@@ -50,8 +50,7 @@ analyses:
 def scene(seed: int = 0) -> Scene:
     generator = torch.Generator().manual_seed(9)
     pixels = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
-    images = ImageBatch(pixels, torch.zeros(3, dtype=torch.int64), ("a", "b", "c"))
-    return Scene(network=tiny_network(), images=images, classes=(), natural=pixels, seed=seed)
+    return scene_of(tiny_network(), pixels, seed)
 
 
 def summary(analysis: ModelRIP, seed: int = 0) -> dict[str, dict[str, Any]]:

@@ -13,13 +13,13 @@ from invbench.analyses.contract import Refused
 from invbench.analyses.isometry import Found, Isometry
 from invbench.analyses.model_rip_activations import ModelRIPActivations, before_relu
 from invbench.errors import UserError
-from invbench.images import ImageBatch
 from invbench.network import Network, parse
 from invbench.problem import Problem
 from invbench.recovery import LinearModel
 from invbench.solver import Randomness, Solver
 from invbench.trials.contract import Scene
 from tests.modules import sequential
+from tests.scenes import scene_of
 from tests.studies import mistakes
 
 STUDY = """
@@ -69,9 +69,7 @@ def network() -> Network:
 
 def scene(images: int = 3) -> Scene:
     pixels = torch.rand(images, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    names = tuple(str(n) for n in range(images))
-    batch = ImageBatch(pixels, torch.zeros(images, dtype=torch.int64), names)
-    return Scene(network=network(), images=batch, classes=(), natural=pixels, seed=0)
+    return scene_of(network(), pixels)
 
 
 def summary(scene_: Scene, **parameters: Any) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,6 @@ from invbench.analyses.phase_transition import PhaseTransition
 from invbench.domains import ModelSparse
 from invbench.errors import UserError
 from invbench.harness import Bench, run_analysis
-from invbench.images import ImageBatch
 from invbench.problem import Problem
 from invbench.recovery import LinearModel
 from invbench.report.analyses import measured
@@ -22,6 +21,7 @@ from invbench.solver import Randomness, Solver
 from invbench.trials.contract import Scene
 from invbench.trials.sparse_code import SparseCode
 from tests.results_folder import Folder
+from tests.scenes import scene_of
 from tests.studies import mistakes, planned
 from tests.toys import tiny_network
 
@@ -87,9 +87,7 @@ class Dense(Solver):
 
 
 def scene(seed: int = 0) -> Scene:
-    pixels = torch.zeros(3, 3, 8, 8, dtype=torch.float64)
-    images = ImageBatch(pixels, torch.zeros(3, dtype=torch.int64), ("a", "b", "c"))
-    return Scene(network=tiny_network(), images=images, classes=(), natural=pixels, seed=seed)
+    return scene_of(tiny_network(), torch.zeros(3, 3, 8, 8, dtype=torch.float64), seed)
 
 
 def rows(solver: Solver, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:

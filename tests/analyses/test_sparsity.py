@@ -12,11 +12,11 @@ from invbench.analyses import sparsity as module
 from invbench.analyses.contract import Refused
 from invbench.analyses.sparsity import Sparsity
 from invbench.harness import Bench, run_analysis
-from invbench.images import ImageBatch
 from invbench.network import parse
 from invbench.networks import find
 from invbench.trials.contract import Scene
 from tests.modules import lenet, sequential
+from tests.scenes import scene_of
 from tests.studies import planned
 
 STUDY = """
@@ -31,10 +31,7 @@ analyses: [sparsity]
 
 
 def scene(network: nn.Module, pixels: Tensor) -> Scene:
-    images = ImageBatch(
-        pixels, torch.zeros(len(pixels), dtype=torch.int64), tuple(map(str, range(len(pixels))))
-    )
-    return Scene(parse(network, tuple(pixels.shape[1:]), "toy"), images, (), pixels, 0)
+    return scene_of(parse(network, tuple(pixels.shape[1:]), "toy"), pixels)
 
 
 def rows(network: nn.Module, pixels: Tensor) -> dict[str, Any]:
