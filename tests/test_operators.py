@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from invbench.errors import UserError
@@ -77,6 +78,30 @@ SMALL = [
         (Diagonal((2, 3, 4), random(2, 3, 4)), Reshape((2, 3, 4), (24,)), Dense(random(3, 24), None, (24,)))
     ),
 ]
+
+
+COLUMNS = [
+    {"kernel": (5, 1)},
+    {"kernel": (3, 1), "bias": False, "padding": (1, 0)},
+    {"kernel": (4, 1), "stride": (3, 2), "output_padding": (2, 0), "dilation": (2, 3)},
+    {"kernel": (3, 1), "groups": 2, "stride": (2, 1)},
+]
+
+
+@pytest.mark.parametrize("geometry", COLUMNS, ids=str)
+def test_maps_of_one_column_are_convolved_as_in_two_dimensions(geometry):
+    affine = transposed((4, 7, 1), **geometry)
+    assert affine._is_1d
+    x, z = random(2, *affine.in_shape), random(2, *affine.out_shape)
+    rest = {name: geometry[name] for name in ("stride", "padding", "dilation") if name in geometry}
+    more = geometry.get("output_padding", (0, 0))
+    expected = functional.conv_transpose2d(
+        x, affine.weight, affine.bias, output_padding=more, groups=affine.groups, **rest
+    )
+    torch.testing.assert_close(affine(x), expected)
+    adjoint = functional.conv2d(z, affine.weight, groups=affine.groups, **rest)[:, :, :7]
+    torch.testing.assert_close(affine.adjoint(z), adjoint)
+    assert_sound(affine)
 
 
 @pytest.mark.parametrize("affine", SMALL, ids=lambda affine: type(affine).__name__)
