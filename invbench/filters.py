@@ -36,6 +36,12 @@ def random_filters(
     return scaled.to(dtype)
 
 
+def random_like(weight: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Random filters of the shape (K, M, kh, kw) of others, in float64 on the CPU; see `random_filters`."""
+    count, channels, height, width = weight.shape
+    return random_filters(count, channels, (height, width), generator)
+
+
 def norms(weight: Tensor) -> Tensor:
     """The norm of every filter: (K, ...) -> (K,).
 

@@ -85,6 +85,11 @@ def norm(a: Tensor) -> Tensor:
     return length
 
 
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """One number an instance, (B,), in a shape that broadcasts against `like`, (B, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
 def _masked(v: Tensor, mask: Tensor | None, place: Tensor) -> Tensor:
     """V times the mask, written to a place; v itself without a mask."""
     return v if mask is None else torch.mul(v, mask, out=place)

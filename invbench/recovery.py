@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from invbench.activations import Identity
-from invbench.domains import ModelSparse
+from invbench.domains import Blocks, ModelSparse
 from invbench.losses import SquaredError
 from invbench.metered import MeteredStage
 from invbench.minimisers import norm
@@ -70,50 +70,10 @@ class LinearModel:
         return self.stage.adjoint(r)
 
 
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """The blocks of codes of one shape, for solvers that keep a code as its few entries.
-
-    A place is the index of an entry in a flattened code, 0 to K h w - 1.
-
-    Attributes:
-        k: active blocks at most.
-        members: the places of every block, (blocks, entries of a block), int64.
-        tiles: how a code `(B, K, h, w)` is viewed, (K, h / rows, rows, w / columns, columns).
-    """
-
-    k: int
-    members: Tensor
-    tiles: tuple[int, int, int, int, int]
-
-    @classmethod
-    def of(cls, problem: Problem) -> "Blocks":
-        """The blocks of a problem with the domain `model_sparse`."""
-        assert isinstance(problem.domain, ModelSparse)
-        channels, height, width = problem.network.input_shape
-        count = problem.domain.blocks((channels, height, width))
-        rows, columns = problem.domain.region or (height, width)
-        tiles = (channels, height // rows, rows, width // columns, columns)
-        places = torch.arange(channels * height * width, device=problem.target.device)
-        members = places.view(tiles).transpose(2, 3).reshape(count, rows * columns)
-        return cls(problem.domain.k, members, tiles)
-
-    def heights(self, codes: Tensor) -> Tensor:
-        """The largest magnitude in every block; codes (B, K h w) -> (B, blocks)."""
-        tiles = codes.view(-1, *self.tiles)
-        # The magnitudes themselves would be written out only to be read once.
-        return tiles.amax((3, 5)).maximum(-tiles.amin((3, 5))).flatten(1)
-
-    def largest(self, codes: Tensor, blocks: Tensor) -> Tensor:
-        """The places of the largest magnitudes in some blocks; codes (B, K h w), blocks (B, n) -> (B, n)."""
-        members = self.members[blocks]
-        entries = codes.gather(1, members.flatten(1)).view(members.shape)
-        return members.gather(2, entries.abs().argmax(2, keepdim=True))[:, :, 0]
-
-    def support(self, codes: Tensor) -> Tensor:
-        """The places of M(codes, k), in ascending order; codes (B, K h w) -> (B, k)."""
-        chosen = self.heights(codes).topk(self.k, dim=1, sorted=False).indices
-        return self.largest(codes, chosen).sort(1).values
+def layout(problem: Problem) -> Blocks:
+    """The blocks of the codes of a problem with the domain `model_sparse`."""
+    assert isinstance(problem.domain, ModelSparse)
+    return problem.domain.layout(problem.network.input_shape, problem.target.device)
 
 
 def least_squares_on_support(model: LinearModel, support: Tensor, start: Tensor) -> Iterator[Tensor]:

@@ -19,6 +19,17 @@ from invbench.registry import catalogue
 from invbench.study import Study
 
 
+def of_analyses(entries: str, layers: int = 2, width: int = 6) -> str:
+    """The text of a study of analyses alone, of a tiny untrained network on two bundled images."""
+    return f"""
+study: small
+images: {{source: bundled, count: 2, size: 32}}
+network: {{name: random_cnn, layers: {layers}, width: {width}, kernel: 3}}
+analyses:
+{entries}
+"""
+
+
 def planned(text: str, **analyses: type[Analysis]) -> Study:
     """A study from its text, which may use analyses of a test."""
     known = catalogue()

@@ -10,7 +10,7 @@ from invbench.domains import ModelSparse, Reals
 from invbench.filters import random_filters
 from invbench.meter import Meter
 from invbench.network import parse
-from invbench.recovery import Blocks, LeastSquares, LinearModel, least_squares_on_support, refusal
+from invbench.recovery import LeastSquares, LinearModel, layout, least_squares_on_support, refusal
 from tests.codes import blocks_of, correlated, error, least_squares, matrix, recovery, thresholded
 from tests.toys import tiny_problems
 
@@ -116,7 +116,7 @@ def test_a_move_leads_to_its_start_and_to_the_solution_there():
 def test_blocks_are_those_of_the_domain(region, sides, kernel, generator, device):
     weight = random_filters(5, 2, kernel, generator)
     problem, _ = recovery(weight, sides, k=4, region=region, device=device)
-    blocks, shape = Blocks.of(problem), problem.network.input_shape
+    blocks, shape = layout(problem), problem.network.input_shape
     counted = blocks_of(problem.domain, shape)
     assert blocks.members.tolist() == counted
     codes = torch.randn(3, *shape, generator=generator, dtype=torch.float64).to(device)
@@ -132,7 +132,7 @@ def test_blocks_are_those_of_the_domain(region, sides, kernel, generator, device
 
 def test_ties_leave_k_places_in_as_many_blocks():
     problem, truth = recovery()
-    blocks = Blocks.of(problem)
+    blocks = layout(problem)
     places = blocks.support(torch.ones_like(truth).flatten(1))
     assert places.shape == (len(truth), 3)
     assert all(len({place // truth[0, 0].numel() for place in row}) == 3 for row in places.tolist())

@@ -138,18 +138,14 @@ class Isometry:
         """|W^T z - x| / |x|, `(B,)`."""
         return length(self.affine.linear(z) - x) / length(x)
 
-    def _tile(self, z: Tensor) -> tuple[int, int]:
-        height, width = z.shape[2:]
-        return self.domain.region or (height, width)
-
     def _regions(self, active: Tensor) -> Tensor:
         """All entries of the blocks that hold an active one, `(B, K, h, w)` bool."""
-        window = self._tile(active)
+        window = self.domain.tile(active.shape)
         return spread(functional.max_pool2d(active.double(), window), window) > 0
 
     def _naive(self, kept: Tensor) -> Tensor:
         """The non-zero of every block moved to its first corner, `(B, K, h, w)`."""
-        window = self._tile(kept)
+        window = self.domain.tile(kept.shape)
         return cornered(functional.avg_pool2d(kept, window, divisor_override=1), window)
 
 

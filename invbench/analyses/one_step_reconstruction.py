@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from invbench.analyses.contract import Analysis, Refused, Row
 from invbench.domains import ModelSparse
-from invbench.filters import random_filters, row_norms, unit_norm
+from invbench.filters import random_like, row_norms, unit_norm
 from invbench.network import Network, convolutions, inputs_of, plain
 from invbench.solver import Count
 from invbench.trials.contract import Scene
@@ -86,8 +86,7 @@ def reconstruct(scene: Scene, name: str, region: int, generator: torch.Generator
     tiles = functional.max_pool2d(active.double(), region)
     k = max(1, round(float(tiles.flatten(1).sum(1).mean())))
     domain = ModelSparse(k, (region, region))
-    count, channels, *kernel = learned.shape
-    drawn = random_filters(count, channels, (kernel[0], kernel[1]), generator).to(x.device)
+    drawn = random_like(learned, generator).to(x.device)
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
     found = {
         "learned": one_step(x, learned.double(), padding, domain),

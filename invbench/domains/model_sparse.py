@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invbench.domains.blocks import Blocks
 from invbench.domains.domain import Domain, larger, length
 from invbench.errors import UserError
 
@@ -40,6 +41,10 @@ class ModelSparse(Domain):
         if self.region is not None and min(self.region) < 1:
             raise UserError(f"{self.name}: a region of {_by(self.region)} is empty.")
 
+    def tile(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(height, width) of a block of a code of shape (..., h, w)."""
+        return self.region or (shape[-2], shape[-1])
+
     def blocks(self, shape: tuple[int, ...]) -> int:
         """The number of blocks of a code of shape (..., K, h, w).
 
@@ -47,14 +52,18 @@ class ModelSparse(Domain):
             UserError: the regions do not tile the map, or there are fewer blocks than k.
         """
         channels, *sides = shape[-3:]
-        for side, tile in zip(sides, self.region or sides, strict=True):
-            if side % tile:
-                regions = f"regions of {_by(self.region or ())}"
-                raise UserError(f"{self.name}: {regions} do not tile a map of {_by(sides)}.")
-        count = channels * math.prod(sides) // math.prod(self.region or sides)
+        tile = self.tile(shape)
+        if any(side % part for side, part in zip(sides, tile, strict=True)):
+            raise UserError(f"{self.name}: regions of {_by(tile)} do not tile a map of {_by(sides)}.")
+        count = channels * math.prod(sides) // math.prod(tile)
         if self.k > count:
             raise UserError(f"{self.name}: k is {self.k}, but the code has only {count} blocks.")
         return count
+
+    def layout(self, shape: tuple[int, ...], device: torch.device) -> Blocks:
+        """Where the entries of the blocks are, for codes of shape (..., K, h, w); raises as `blocks`."""
+        self.blocks(shape)
+        return Blocks.of(self.k, self.tile(shape), (shape[-3], shape[-2], shape[-1]), device)
 
     def project(self, x: Tensor) -> Tensor:
         """M(x, k): in every block the entry of largest magnitude, then the k largest blocks.
@@ -65,39 +74,18 @@ class ModelSparse(Domain):
 
     def support(self, x: Tensor) -> Tensor:
         """Where M(x, k) may be non-zero, `(B, K, h, w)` bool: one entry in each of exactly k blocks."""
-        blocks = self._blocked(x)
-        heights, places = blocks.abs().max(2)
-        chosen = heights.topk(self.k, dim=1, sorted=False).indices
-        active = torch.zeros_like(blocks, dtype=torch.bool).flatten(1)
-        active.scatter_(1, chosen * blocks.shape[2] + places.gather(1, chosen), True)
-        return self._unblocked(active, x.shape)
+        if not x.is_floating_point():
+            raise UserError(f"{self.name}: a code of {x.dtype} has no sparse projection; give real numbers.")
+        if x.dim() != 4:
+            raise UserError(f"{self.name}: a code is (B, K, h, w), but this one is {tuple(x.shape)}.")
+        codes = x.flatten(1)
+        places = self.layout(tuple(x.shape), x.device).support(codes)
+        return torch.zeros_like(codes, dtype=torch.bool).scatter_(1, places, True).view(x.shape)
 
     def contains(self, x: Tensor, tolerance: float = 1e-6) -> Tensor:
         """Whether x is finite, and what M(x, k) drops at most `tolerance` max(|x|, 1), (B,)."""
         kept = length(x - self.project(x)) <= tolerance * larger(length(x), 1.0)
         return x.flatten(1).isfinite().all(1) & kept
-
-    def _blocked(self, x: Tensor) -> Tensor:
-        """`(B, K, h, w)` -> (B, blocks, entries of a block)."""
-        if not x.is_floating_point():
-            raise UserError(f"{self.name}: a code of {x.dtype} has no sparse projection; give real numbers.")
-        if x.dim() != 4:
-            raise UserError(f"{self.name}: a code is (B, K, h, w), but this one is {tuple(x.shape)}.")
-        count = self.blocks(tuple(x.shape))
-        if self.region is None:
-            return x.flatten(2)
-        rows, columns = self.region
-        _, channels, height, width = x.shape
-        tiles = x.reshape(-1, channels, height // rows, rows, width // columns, columns)
-        return tiles.transpose(3, 4).reshape(len(x), count, rows * columns)
-
-    def _unblocked(self, blocks: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of `_blocked`; blocks: (B, blocks * entries)."""
-        if self.region is None:
-            return blocks.view(shape)
-        (_, channels, height, width), (rows, columns) = shape, self.region
-        tiles = blocks.view(-1, channels, height // rows, width // columns, rows, columns)
-        return tiles.transpose(3, 4).reshape(shape)
 
 
 def _by(sides: tuple[int, ...] | list[int]) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invbench.domains import Domain, ModelSparse, Reals
 from invbench.errors import UserError
-from invbench.filters import code_shape, random_filters, synthesis, unit_norm
+from invbench.filters import code_shape, random_filters, random_like, synthesis, unit_norm
 from invbench.losses import SquaredError
 from invbench.meter import Meter
 from invbench.network import Network, convolution, inputs_of, parse, plain
@@ -100,8 +100,7 @@ class SparseCode(Trial):
         weight, padding = plain(layer, self.layer)
         inputs = inputs_of(scene.network, layer, scene.images.pixels).double()
         if self.filters == "random":
-            count, channels, *kernel = weight.shape
-            weight = random_filters(count, channels, (kernel[0], kernel[1]), generator)
+            weight = random_like(weight, generator)
         weight = unit_norm(weight.double().cpu())
         network = _synthesis(weight, (inputs.shape[2], inputs.shape[3]), scene, padding, unit_rows=True)
         return network, inputs if self.codes == "activations" else None

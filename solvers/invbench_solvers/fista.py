@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invbench.domains import ModelSparse, Reals
 from invbench.losses import SquaredError
-from invbench.minimisers import dot, norm
+from invbench.minimisers import column, dot, norm
 from invbench.priors import L1, AlphaNorm, Prior, SquaredL2, Standardised
 from invbench.problem import Problem
 from invbench.recovery import LinearModel, refusal
@@ -64,7 +64,7 @@ class FISTA(Solver):
         z_image = v_image = model.apply(z)
         L, t = weights * torch.finfo(x.dtype).eps ** 2, torch.ones_like(weights)
         while True:
-            pull = _column(weights / L, v_image) * (model.y - v_image)
+            pull = column(weights / L, v_image) * (model.y - v_image)
             new = _proximal(problem, model.adjoint(pull).add_(v), L)
             image = model.apply(new)
             step = (new - v).flatten(1)
@@ -72,15 +72,15 @@ class FISTA(Solver):
             meaningful = norm(step) > MEANINGFUL * torch.finfo(x.dtype).eps * norm(new.flatten(1))
             rejected = (shown > L) & meaningful
             L = torch.where(rejected, GROWTH * shown, L)
-            new = torch.where(_column(rejected, new), z, new)
-            image = torch.where(_column(rejected, image), z_image, image)
+            new = torch.where(column(rejected, new), z, new)
+            image = torch.where(column(rejected, image), z_image, image)
             move = new - z
             before = torch.where(dot(step, move.flatten(1)) < 0, 1.0, t)
             t = (1 + (1 + 4 * before.square()).sqrt()) / 2
             momentum = (before - 1) / t
             t = torch.where(rejected, 1.0, t)
-            v = move.mul_(_column(momentum, move)).add_(new)
-            v_image = torch.lerp(z_image, image, _column(1 + momentum, image))
+            v = move.mul_(column(momentum, move)).add_(new)
+            v_image = torch.lerp(z_image, image, column(1 + momentum, image))
             z, z_image = new, image
             yield z
 
@@ -99,8 +99,3 @@ def _proximal(problem: Problem, point: Tensor, L: Tensor) -> Tensor:
         if term.weight > 0:
             point = term.prior.prox(point, L / term.weight)
     return problem.domain.project_(point)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """One number an instance, in a shape that broadcasts against `like`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))

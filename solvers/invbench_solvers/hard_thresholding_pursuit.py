@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from invbench.domains import ModelSparse
-from invbench.minimisers import norm
+from invbench.minimisers import column, norm
 from invbench.problem import Problem
 from invbench.recovery import LeastSquares, LinearModel, refusal
 from invbench.solver import Count, Randomness, Solver
@@ -91,15 +91,14 @@ class _Best:
         known = torch.where(search.first_step > 0, search.first_step, self._mu)
         self._mu = torch.where(better, known, halved)
         self._error = torch.where(better, search.error, self._error)
-        column = better.view(-1, *[1] * (self.z.dim() - 1))
-        self.z = torch.where(column, search.z, self.z)
-        self._gradient = torch.where(column, search.gradient, self._gradient)
-        self.support = torch.where(column, search.support, self.support)
+        kept = column(better, self.z)
+        self.z = torch.where(kept, search.z, self.z)
+        self._gradient = torch.where(kept, search.gradient, self._gradient)
+        self.support = torch.where(kept, search.support, self.support)
 
     def proposal(self, domain: ModelSparse) -> tuple[Tensor, Tensor]:
         """The support of M(z + mu g, k), and z + mu g itself."""
-        step = self._mu.view(-1, *[1] * (self.z.dim() - 1))
-        target = torch.addcmul(self.z, self._gradient, step)
+        target = torch.addcmul(self.z, self._gradient, column(self._mu, self.z))
         return domain.support(target), target
 
     def holds(self, support: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
+from invbench.domains import Blocks
 from invbench.minimisers import norm
 from invbench.problem import Problem
-from invbench.recovery import Blocks, LinearModel, refusal
+from invbench.recovery import LinearModel, layout, refusal
 from invbench.solver import ProperFraction, Randomness, Solver
 
 REFRESH = 100  # passes after which the residual, else updated step by step, is computed anew
@@ -60,7 +61,7 @@ class IHT(Solver):
     @torch.no_grad()
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:  # noqa: ARG002
         """One application and one adjoint an iterate."""
-        model, blocks = LinearModel.of(problem), Blocks.of(problem)
+        model, blocks = LinearModel.of(problem), layout(problem)
         z = problem.domain.project(x).contiguous()
         if self.step == "normalised":
             search = _Normalised(model, blocks, z, self.margin, self.shrinkage)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from invbench.minimisers import norm
 from invbench.problem import Problem
-from invbench.recovery import ROUNDING, Blocks, LinearModel, refusal
+from invbench.recovery import ROUNDING, LinearModel, layout, refusal
 from invbench.solver import Randomness, Solver
 
 
@@ -39,7 +39,7 @@ class OrthogonalMatchingPursuit(Solver):
     @torch.no_grad()
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:  # noqa: ARG002
         """One more entry an iterate: one application and one adjoint."""
-        model, blocks = LinearModel.of(problem), Blocks.of(problem)
+        model, blocks = LinearModel.of(problem), layout(problem)
         factors = _Factors(model.y.flatten(1), blocks.k)
         places = torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
         taken = torch.zeros(len(x), len(blocks.members), dtype=torch.bool, device=x.device)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invbench.minimisers import column
 from invbench.problem import Problem
 from invbench.solver import Count, Positive, ProperFraction, Randomness, Solver
 
@@ -62,5 +63,5 @@ class ProjectedGradient(Solver):
             return g.sign()
         if self.direction == "normalised":
             scale = g.flatten(1).square().mean(1).sqrt_().clamp_min_(torch.finfo(g.dtype).tiny)
-            return g / scale.view(-1, *(1,) * (g.ndim - 1))
+            return g / column(scale, g)
         return g

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from invbench.domains import ModelSparse, Reals
 from invbench.errors import UserError
+from invbench.minimisers import column
 from invbench.problem import Problem
 from invbench.recovery import LinearModel, least_squares_on_support, refusal
 from invbench.solver import Count, Randomness, Solver
@@ -68,7 +69,7 @@ class Refit(Solver):
         blank = (start == 0).flatten(1).all(1)
         code = start
         if blank.any():
-            code = torch.where(blank.view(-1, *[1] * (start.dim() - 1)), model.adjoint(model.y), start)
+            code = torch.where(column(blank, start), model.adjoint(model.y), start)
         pool: ModelSparse | None = None
         if isinstance(problem.domain, ModelSparse):
             pool = problem.domain

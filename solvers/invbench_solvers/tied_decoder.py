@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invbench.minimisers import column
 from invbench.problem import Problem
 from invbench.solver import Randomness, Solver
 from invbench.unpooling import Pooled, refusal
@@ -50,7 +51,7 @@ class TiedDecoder(Solver):
         if self.scale == "fitted":
             seen = torch.where(active, stage.linear(x), 0)
             factor = _squares(x) / _squares(seen).clamp_min(torch.finfo(x.dtype).tiny)
-            x = x * factor.view(-1, *(1,) * (x.ndim - 1))
+            x = x * column(factor, x)
         yield problem.domain.project(x)
 
 

@@ -18,20 +18,11 @@ from invbench.network import parse
 from invbench.trials.contract import Scene
 from tests.modules import sequential
 from tests.scenes import scene_of
-from tests.studies import planned
+from tests.studies import of_analyses, planned
 
 SHAPES = [(7, 3), (6, 2, 5), (5, 3, 3, 2), (2, 1, 1, 4), (2, 1), (3, 1, 2, 1, 3)]
 
-STUDY = """
-study: small
-images: {source: bundled, count: 2, size: 32}
-network: {name: random_cnn, layers: 2, width: 6, kernel: 3}
-trials: [{preimage: {layer: pool1, priors: {}}}]
-methods: [adam]
-budget: {iterations: 1}
-analyses:
-- coherence: {shifts: [false, true], draws: 5}
-"""
+STUDY = of_analyses("- coherence: {shifts: [false, true], draws: 5}")
 
 
 def bank(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

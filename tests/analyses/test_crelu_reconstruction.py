@@ -20,18 +20,9 @@ from invbench.harness import Bench, run_analysis
 from invbench.network import parse
 from invbench.trials.contract import Scene
 from tests.scenes import scene_of
-from tests.studies import planned
+from tests.studies import of_analyses, planned
 
-STUDY = """
-study: small
-images: {source: bundled, count: 2, size: 32}
-network: {name: random_cnn, layers: 1, width: 2, kernel: 3}
-trials: [{preimage: {layer: pool1, priors: {}}}]
-methods: [adam]
-budget: {iterations: 1}
-analyses:
-- crelu_reconstruction: {redundancy: [1, 2]}
-"""
+STUDY = of_analyses("- crelu_reconstruction: {redundancy: [1, 2]}", layers=1, width=2)
 
 
 def draws(seed: int = 0) -> torch.Generator:

@@ -21,7 +21,7 @@ from invbench.trials.contract import Scene
 from invbench.trials.sparse_code import SparseCode
 from tests.results_folder import Folder
 from tests.scenes import scene_of
-from tests.studies import mistakes, planned
+from tests.studies import mistakes, of_analyses, planned
 from tests.toys import tiny_network
 
 SMALL: dict[str, Any] = {
@@ -35,16 +35,7 @@ SMALL: dict[str, Any] = {
 }
 FLAT = {**SMALL, "dimensions": 2, "kernel": 2, "size": 5, "region": 2, "k": 6}
 
-STUDY = """
-study: small
-images: {source: bundled, count: 2, size: 32}
-network: {name: random_cnn, layers: 2, width: 6, kernel: 3}
-trials: [{preimage: {layer: pool1, priors: {}}}]
-methods: [adam]
-budget: {iterations: 1}
-analyses:
-- model_rip: {k: 3, count: 8, channels: 5, kernel: 3, size: 9, samples: 20, draws: 2}
-"""
+STUDY = of_analyses("- model_rip: {k: 3, count: 8, channels: 5, kernel: 3, size: 9, samples: 20, draws: 2}")
 
 
 def scene(seed: int = 0) -> Scene:

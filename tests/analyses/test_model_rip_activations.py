@@ -20,18 +20,9 @@ from invbench.solver import Randomness, Solver
 from invbench.trials.contract import Scene
 from tests.modules import sequential
 from tests.scenes import scene_of
-from tests.studies import mistakes
+from tests.studies import mistakes, of_analyses
 
-STUDY = """
-study: small
-images: {source: bundled, count: 2, size: 32}
-network: {name: random_cnn, layers: 2, width: 6, kernel: 3}
-trials: [{preimage: {layer: pool1, priors: {}}}]
-methods: [adam]
-budget: {iterations: 1}
-analyses:
-- model_rip_activations: {layer: conv2, solver: adam}
-"""
+STUDY = of_analyses("- model_rip_activations: {layer: conv2, solver: adam}")
 
 
 @dataclass(frozen=True)

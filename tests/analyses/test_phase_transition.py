@@ -22,7 +22,7 @@ from invbench.trials.contract import Scene
 from invbench.trials.sparse_code import SparseCode
 from tests.results_folder import Folder
 from tests.scenes import scene_of
-from tests.studies import mistakes, planned
+from tests.studies import mistakes, of_analyses, planned
 from tests.toys import tiny_network
 
 SMALL: dict[str, Any] = {
@@ -36,18 +36,9 @@ SMALL: dict[str, Any] = {
     "iterations": 40,
 }
 
-STUDY = """
-study: small
-images: {source: bundled, count: 2, size: 32}
-network: {name: random_cnn, layers: 2, width: 6, kernel: 3}
-trials: [{preimage: {layer: pool1, priors: {}}}]
-methods: [adam]
-budget: {iterations: 1}
-analyses:
-- phase_transition:
+STUDY = of_analyses("""- phase_transition:
     {solver: projected_gradient, ks: [[1, 2]], counts: [[3, 5]], channels: [4, 8], kernel: 3, size: 7,
-     iterations: 2}
-"""
+     iterations: 2}""")
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,9 @@ from invbench.networks import find
 from invbench.trials.contract import Scene
 from tests.modules import lenet, sequential
 from tests.scenes import scene_of
-from tests.studies import planned
+from tests.studies import of_analyses, planned
 
-STUDY = """
-study: small
-images: {source: bundled, count: 2, size: 32}
-network: {name: random_cnn, layers: 2, width: 6, kernel: 3}
-trials: [{preimage: {layer: pool1, priors: {}}}]
-methods: [adam]
-budget: {iterations: 1}
-analyses: [sparsity]
-"""
+STUDY = of_analyses("- sparsity")
 
 
 def scene(network: nn.Module, pixels: Tensor) -> Scene:
