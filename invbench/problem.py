@@ -1,6 +1,6 @@
 """The one problem of this suite.
 
-minimise over x in C    w f_loss(f(x), y) + sum_i w_i R_i(x)
+minimise over x in C    w f_loss(f(x), y) + sum_i w_i R_i(f_i(x))
 """
 
 from dataclasses import dataclass, replace
@@ -13,16 +13,24 @@ from invbench.losses import Loss
 from invbench.meter import Meter, MeterView
 from invbench.metered import MeteredStage
 from invbench.network import Network
-from invbench.priors import Prior
+from invbench.priors import ALL, Grid, Prior
 
 
 @dataclass(frozen=True)
 class WeightedPrior:
-    """One term w R(x) of the objective, under the name that records show."""
+    """One term w R(f_i(x)) of the objective, under the name that records show.
+
+    Attributes:
+        name: in records.
+        weight: w.
+        prior: R.
+        layer: stage of the network whose output is f_i(x); "" for x itself.
+    """
 
     name: str
     weight: float
     prior: Prior
+    layer: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +45,7 @@ class Problem:
         target: y, `(B, ...)`: features, labels or directions, as the loss reads them.
         loss: `(f(x), y) -> (B,)`.
         domain: C; objectives are judged at points projected onto it.
-        priors: the terms w_i R_i.
+        priors: the terms w_i R_i, of x or of the output of a stage.
         meter: counts passes through the network.
         loss_weight: w; 1 but for published methods that scale it.
     """
@@ -69,12 +77,12 @@ class Problem:
     def objective(self, x: Tensor) -> Tensor:
         """The exact objective at x, `(B,)`; counts one application."""
         with torch.no_grad():
-            value = self._value(x, x, 1.0)
+            value = self._value(x, x)
         self.meter.count("applications", self.network.multiply_adds)
         return value
 
     def value_and_gradient(
-        self, x: Tensor, shift: tuple[int, int] = (0, 0), prior_scale: float = 1.0
+        self, x: Tensor, shift: tuple[int, int] = (0, 0), prior_scale: float = 1.0, grid: Grid = ALL
     ) -> tuple[Tensor, Tensor]:
         """Objective `(B,)` and its gradient `(B, ...)`; counts one application and one adjoint.
 
@@ -82,30 +90,31 @@ class Problem:
             x: where.
             shift: the network sees x translated by so many rows and columns, on the torus, so that nothing
                 is blanked or repeated (jitter of Mahendran & Vedaldi 2016, whose x carries a border
-                instead). Priors see x as it is.
+                instead). Priors see x as it is, those of a stage what comes of the translated x.
             prior_scale: factor on all prior weights (homotopies that let them fall).
+            grid: the positions at which priors over patches are evaluated, an estimate of them at all.
         """
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             seen = torch.roll(leaf, shift, dims=(-2, -1)) if any(shift) else leaf
-            value = self._value(leaf, seen, prior_scale)
+            value = self._value(leaf, seen, prior_scale, grid)
             (gradient,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
         self.meter.count("applications", self.network.multiply_adds)
         self.meter.count("adjoints", self.network.multiply_adds)
         return value.detach(), gradient
 
-    def terms(self, output: Tensor, x: Tensor) -> dict[str, Tensor]:
+    def terms(self, x: Tensor) -> dict[str, Tensor]:
         """Every term at x by name, unweighted, and their weighted sum: what records show.
 
         Args:
-            output: f(x), so that metrics can share the pass.
             x: `(B, ...)`.
 
         Returns:
             `{"objective": (B,), "loss": (B,), "prior:NAME": (B,), ...}`.
         """
+        output, maps = self.network.with_maps(x, self._layers)
         loss = self.loss(output, self.target)
-        energies = {f"prior:{term.name}": term.prior(x) for term in self.priors}
+        energies = {f"prior:{term.name}": term.prior(maps.get(term.layer, x)) for term in self.priors}
         weighted = (term.weight * energies[f"prior:{term.name}"] for term in self.priors)
         return {"objective": sum(weighted, start=self.loss_weight * loss), "loss": loss, **energies}
 
@@ -123,10 +132,19 @@ class Problem:
             meter=self.meter.view(indices.cpu().numpy()),
         )
 
-    def _value(self, x: Tensor, seen: Tensor, prior_scale: float) -> Tensor:
-        value = self.loss(self.network(seen), self.target)
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        """The stages whose outputs have priors."""
+        return tuple(dict.fromkeys(term.layer for term in self.priors if term.layer))
+
+    def _value(self, x: Tensor, seen: Tensor, prior_scale: float = 1.0, grid: Grid = ALL) -> Tensor:
+        output, maps = self.network.with_maps(seen, self._layers)
+        value = self.loss(output, self.target)
         if self.loss_weight != 1.0:
             value = self.loss_weight * value
+        if prior_scale == 0:
+            return value
         for term in self.priors:
-            value = value + (prior_scale * term.weight) * term.prior(x)
+            prior = term.prior if grid.stride == 1 else term.prior.on_grid(grid)
+            value = value + (prior_scale * term.weight) * prior(maps.get(term.layer, x))
         return value

@@ -28,7 +28,7 @@ def test_value_objective_and_terms_agree(which: str) -> None:
     problem, x = PROBLEMS[which]
     problem = replace(problem, loss_weight=3.0)
     value, _ = problem.value_and_gradient(x)
-    terms = problem.terms(problem.network(x), x)
+    terms = problem.terms(x)
     torch.testing.assert_close(value, problem.objective(x))
     torch.testing.assert_close(value, terms["objective"])
     priors = sum(term.weight * terms[f"prior:{term.name}"] for term in problem.priors)
@@ -46,7 +46,7 @@ def test_jitter_is_a_translation_that_priors_do_not_see() -> None:
     torch.testing.assert_close(torch.roll(gradient, (2, -3), (2, 3)), plain_gradient)
     assert torch.equal(torch.roll(moved, (-2, 3), (2, 3)), x)
     with_prior, _ = problem.value_and_gradient(x, shift=(2, -3))
-    prior = problem.terms(problem.network(x), x)["prior:tv"]
+    prior = problem.terms(x)["prior:tv"]
     torch.testing.assert_close(with_prior - value, problem.priors[0].weight * prior)
 
 
@@ -56,7 +56,7 @@ def test_prior_scale_scales_the_priors_alone() -> None:
     none, _ = problem.value_and_gradient(x, prior_scale=0.0)
     full, _ = problem.value_and_gradient(x)
     torch.testing.assert_close(half, (none + full) / 2)
-    torch.testing.assert_close(none, problem.terms(problem.network(x), x)["loss"])
+    torch.testing.assert_close(none, problem.terms(x)["loss"])
 
 
 @pytest.mark.parametrize("which", sorted(PROBLEMS))
@@ -82,7 +82,7 @@ def test_work_is_charged_to_who_caused_it() -> None:
     problem.objective(x)
     chosen = problem.select(torch.tensor([1, 1]))
     chosen.value_and_gradient(x[:2])
-    problem.terms(problem.network(x), x)
+    problem.terms(x)
     assert meter.multiply_adds.tolist() == [3 * price, 7 * price, 3 * price]
 
 

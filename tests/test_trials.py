@@ -19,6 +19,7 @@ from invbench.trials.contract import Scene, Trial
 from invbench.trials.preimage import Preimage
 from invbench.trials.starts import draw_start
 from invbench.trials.terms import check_priors, weigh
+from tests.scenes import scene_of
 from tests.toys import CLASSES, SHAPE, tiny_network
 
 
@@ -70,7 +71,7 @@ def test_an_instance_does_not_depend_on_the_others(trial: Trial) -> None:
 def test_preimages_have_the_images_as_truth_and_loss_zero_there() -> None:
     posed = Preimage(layer="pool1").pose(scene())
     assert posed.truth is not None
-    terms = posed.problem.terms(posed.problem.network(posed.truth), posed.truth)
+    terms = posed.problem.terms(posed.truth)
     assert terms["loss"].abs().max() < 1e-12
 
 
@@ -166,9 +167,9 @@ def test_starts_depend_on_the_seed_and_have_their_strength() -> None:
 @pytest.mark.parametrize("name", ["tv", "alpha_norm", "range", "l2", "l1"])
 def test_weight_one_costs_the_same_on_natural_images_whatever_the_prior(name: str) -> None:
     natural = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    (term,) = weigh({name: 1}, natural)
+    (term,) = weigh({name: 1}, scene_of(tiny_network(), natural))
     assert float((term.weight * term.prior(natural)).mean()) == pytest.approx(0.09, rel=1e-4)
-    (double,) = weigh({name: {"weight": 2}}, natural)
+    (double,) = weigh({name: {"weight": 2}}, scene_of(tiny_network(), natural))
     assert double.weight == 2 * term.weight
 
 
@@ -177,15 +178,15 @@ def test_weight_one_costs_the_same_on_natural_images_whatever_the_prior(name: st
 )
 def test_a_raw_weight_multiplies_the_energy_as_it_is_defined(name: str, prior: Any) -> None:
     natural = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    (term,) = weigh({name: {"raw": 0.3}}, natural[:2])
+    (term,) = weigh({name: {"raw": 0.3}}, scene_of(tiny_network(), natural[:2]))
     torch.testing.assert_close(term.weight * term.prior(natural), 0.3 * prior(natural))
 
 
 def test_numbers_may_be_written_as_yaml_reads_them() -> None:
     """YAML takes 1e-3 for text."""
-    (text,), (number,) = (weigh({"l2": {"raw": value}}, photograph(8)) for value in ("1e-3", 0.001))
+    (text,), (number,) = (weigh({"l2": {"raw": value}}, scene()) for value in ("1e-3", 0.001))
     assert text.weight == number.weight == 0.001
-    assert weigh({"l2": "1e-3"}, photograph(8))[0].weight == 0.001
+    assert weigh({"l2": "1e-3"}, scene())[0].weight == 0.001
 
 
 def photograph(side: int) -> Tensor:
@@ -193,7 +194,7 @@ def photograph(side: int) -> Tensor:
 
 
 def energy(spec: dict[str, Any], x: Tensor) -> float:
-    (term,) = weigh(spec, x)
+    (term,) = weigh(spec, scene_of(tiny_network(), x))
     return float(term.weight * term.prior(x))
 
 

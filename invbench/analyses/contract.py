@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import ConfigDict
+from torch import Tensor
 
 from invbench.trials.contract import Scene
 
@@ -38,6 +39,27 @@ class Plot:
     log_y: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that an analysis found.
+
+    Attributes:
+        title: what is seen, in a few words.
+        pixels: `(C, H, W)` in [0, 1], with C 1 (grey) or 3.
+    """
+
+    title: str
+    pixels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """Rows with pictures beside them."""
+
+    rows: list[Row]
+    pictures: list[Picture]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Analysis(ABC):
     """A measurement of a network on images; its fields are what a study may set.
@@ -60,7 +82,7 @@ class Analysis(ABC):
         """
 
     @abstractmethod
-    def measure(self, scene: Scene) -> list[Row]:
+    def measure(self, scene: Scene) -> list[Row] | Findings:
         """Measure, with `scene.seed` as the only source of randomness.
 
         Raises:

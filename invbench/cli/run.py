@@ -85,6 +85,7 @@ def write_environment(store: "Store", bench: "Bench", study: "Study", device: st
     about = environment(device) | {
         "command": "invbench " + shlex.join(sys.argv[1:]),
         "networks": bench.networks_used(study.runs),
+        "priors": bench.priors_used(),
         "skipped": bench.images_skipped(study.runs),
     }
     store.text("environment.json", json.dumps(about, indent=1))

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from invbench.analyses.contract import Analysis, Refused, Row
+from invbench.analyses.contract import Analysis, Findings, Refused, Row
 from invbench.clock import Clock
 from invbench.errors import UserError
 from invbench.harness.bench import Bench
@@ -72,10 +72,11 @@ def _blank(measurement: Measurement, key: str) -> Record:
 def _run(analysis: Analysis, scene: Scene, record: Record) -> None:
     """Measure; fills the record."""
     try:
-        rows = analysis.measure(scene)
+        found = analysis.measure(scene)
     except Refused as refusal:
         record |= {"status": "refused", "reason": str(refusal)}
         return
+    rows = found.rows if isinstance(found, Findings) else found
     record["rows"] = [_checked(row, record["parameters"]) for row in rows]
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from invbench import networks
 from invbench.errors import UserError
 from invbench.images import ImageBatch, Images, Split, open_images
 from invbench.networks import Trained
+from invbench.prior_training import Teacher
 from invbench.store import key_of
 from invbench.study import Cell, Conditions, show_network
 from invbench.trials.contract import Posed, Scene, Trial
@@ -33,6 +35,11 @@ class Bench:
 
     progress: Progress = lambda *_: None
     _kept: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """Fits the priors of all trials."""
+        return Teacher(self.progress)
 
     def images(self, run: Conditions) -> Images:
         """The image source of a run."""
@@ -93,14 +100,18 @@ class Bench:
             accuracy=trained.accuracy,
             held_out=trained.held_out,
             source=self.images(run),
+            teacher=self.teacher,
         )
 
     def _natural(self, run: Conditions) -> Tensor:
         """Images that standardise the weights of priors: of `train`, or the test images of a tiny source."""
-        try:
-            return self.batch(run, "train", NATURAL).pixels
-        except UserError:
-            return self.batch(run, "test").pixels
+
+        def draw() -> Tensor:
+            pixels = self.images(run).sample("train", NATURAL).pixels
+            return pixels.to(run.device, getattr(torch, run.dtype))
+
+        natural = self.once("natural", [run.images, run.device, run.dtype], draw)
+        return natural if len(natural) else self.batch(run, "test").pixels
 
     def check(self, cells: Iterable[Cell]) -> None:
         """Pose every trial once before anything runs, so that mistakes surface while nothing is at stake.
@@ -129,6 +140,10 @@ class Bench:
     def networks_used(self, runs: Iterable[Conditions]) -> dict[str, dict[str, Any]]:
         """What is known about every network of a study, for the report."""
         return {show_network(run.network): self.trained(run).plain() for run in runs}
+
+    def priors_used(self) -> list[dict[str, Any]]:
+        """What is known about every learned prior, for the report."""
+        return [trained.plain() for trained in self.teacher.trained]
 
     def images_skipped(self, runs: Iterable[Conditions]) -> list[list[str]]:
         """(name, reason) of the images that could not be used, for the report."""

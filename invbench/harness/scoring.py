@@ -40,7 +40,7 @@ class Judge:
         outside the domain.
         """
         inside = self._problem.domain.project(x)
-        series = self._problem.terms(self._problem.network(inside), inside)
+        series = self._problem.terms(inside)
         for name, metric in self._metrics.items():
             series[name] = metric(inside, self._truth, self._problem)
         series["projection_distance"] = (x - inside).flatten(1).norm(dim=1)

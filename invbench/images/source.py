@@ -131,13 +131,17 @@ class Images(ABC):
         Raises:
             UserError: if the split holds fewer usable images than asked for.
         """
-        rng = np.random.RandomState([seed, SPLITS.index(known(split))])
-        classes = self.members(split)
-        queues = [iter(self.shuffle(classes[i], rng)) for i in rng.permutation(len(classes))]
-        batch = self._collect(_in_turn(queues), count)
+        batch = self.sample(split, count, seed)
         if len(batch) < count:
             raise UserError(f"{count} {split} images asked for, but {self._scarcity(len(batch))}")
         return batch
+
+    def sample(self, split: Split, count: int, seed: int = 0) -> ImageBatch:
+        """The choice of `draw`, or all usable images of the split where there are fewer."""
+        rng = np.random.RandomState([seed, SPLITS.index(known(split))])
+        classes = self.members(split)
+        queues = [iter(self.shuffle(classes[i], rng)) for i in rng.permutation(len(classes))]
+        return self._collect(_in_turn(queues), min(count, sum(map(len, classes))))
 
     def all(self, split: Split) -> ImageBatch:
         """Every image of a split: what a training uses.

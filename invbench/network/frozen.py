@@ -3,6 +3,8 @@
 import copy
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain as chained
@@ -42,6 +44,26 @@ class Network:
         """The output for a batch, (B, *input_shape) -> (B, *output_shape), differentiable in x."""
         output: Tensor = self.module(x)
         return output
+
+    def with_maps(self, x: Tensor, stages: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The output for a batch, and the outputs of some stages on the way, from one pass.
+
+        Args:
+            x: (B, *input_shape).
+            stages: names that `cut` takes, of modules that this network calls.
+
+        Returns:
+            (B, *output_shape), and (B, ...) by stage.
+        """
+        maps: dict[str, Tensor] = {}
+        with ExitStack() as hooks:
+            for stage in stages:
+
+                def keep(module: nn.Module, inputs: object, output: Tensor, stage: str = stage) -> None:  # noqa: ARG001
+                    maps[stage] = output
+
+                hooks.enter_context(self.module.get_submodule(stage).register_forward_hook(keep))
+            return self(x), maps
 
     @property
     def stages(self) -> tuple[str, ...]:

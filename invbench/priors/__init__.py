@@ -5,11 +5,16 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from invbench.priors.handcrafted import L1, AlphaNorm, Range, SquaredL2, TotalVariation
-from invbench.priors.prior import Prior, Standardised, standardise
+from invbench.priors.learned import LearnedPrior, Lesson
+from invbench.priors.prior import ALL, Grid, Prior, Standardised, standardise
 
 __all__ = [
+    "ALL",
     "L1",
     "AlphaNorm",
+    "Grid",
+    "LearnedPrior",
+    "Lesson",
     "Prior",
     "Range",
     "SquaredL2",

@@ -2,12 +2,30 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from invbench.errors import UserError
+
+
+class Grid(NamedTuple):
+    """Some positions of patches: every `stride`-th row and column, counted from an offset.
+
+    Attributes:
+        stride: >= 1; 1 takes all positions.
+        down: first row, in [0, stride).
+        right: first column, in [0, stride).
+    """
+
+    stride: int = 1
+    down: int = 0
+    right: int = 0
+
+
+#: All positions.
+ALL = Grid()
 
 
 class Prior(ABC):
@@ -53,6 +71,10 @@ class Prior(ABC):
         """
         return self
 
+    def on_grid(self, grid: Grid) -> "Prior":  # noqa: ARG002  # nothing to thin out
+        """The prior at some positions alone, an estimate of itself; itself where it has no patches."""
+        return self
+
 
 @dataclass(frozen=True)
 class Standardised(Prior):
@@ -92,6 +114,10 @@ class Standardised(Prior):
     def select(self, indices: Tensor) -> "Standardised":
         """See `Prior.select`."""
         return Standardised(self.prior.select(indices), self.scale)
+
+    def on_grid(self, grid: Grid) -> "Standardised":
+        """See `Prior.on_grid`."""
+        return Standardised(self.prior.on_grid(grid), self.scale)
 
 
 def standardise(prior: Prior, natural: Tensor, level: float = 0.09) -> Standardised:

@@ -54,7 +54,7 @@ class Adversarial(Trial):
             target=target,
             loss=loss,
             domain=self._ball(pixels),
-            priors=weigh(self.priors, scene.natural, centre=pixels),
+            priors=weigh(self.priors, scene, centre=pixels),
             meter=Meter(len(pixels)),
             loss_weight=self.loss_weight,
         )

@@ -52,7 +52,7 @@ class ClassInversion(Trial):
             target=classes,
             loss=CrossEntropy(),
             domain=Box(0.0, 1.0),
-            priors=weigh(self.priors, scene.natural, centre=pixels if own else 0.5),
+            priors=weigh(self.priors, scene, centre=pixels if own else 0.5),
             meter=Meter(len(pixels)),
             loss_weight=self.loss_weight,
         )

@@ -3,15 +3,19 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import AfterValidator, ConfigDict
 from torch import Tensor
 
-from invbench.images import ImageBatch, Images
+from invbench.errors import UserError
+from invbench.images import ImageBatch, Images, open_images
 from invbench.network import Network
+from invbench.prior_training import Subject, Teacher
+from invbench.priors import LearnedPrior
 from invbench.problem import Problem
 from invbench.trials.terms import check_priors
 
@@ -57,6 +61,7 @@ class Scene:
             was not measured: an untrained network, or weights from elsewhere.
         held_out: number of the images that this is the share of, or None where it was not recorded.
         source: where the images are from, for what learns from its other splits; None where there is none.
+        teacher: fits priors.
     """
 
     network: Network
@@ -67,6 +72,34 @@ class Scene:
     accuracy: float | None = None
     held_out: int | None = None
     source: Images | None = None
+    teacher: Teacher = field(default_factory=Teacher)
+
+    def maps(self, layer: str) -> Tensor:
+        """The natural images, or their features at a stage, `(N, ...)`."""
+        if not layer:
+            return self.natural
+        with torch.no_grad():
+            return self.network.cut(layer)(self.natural)
+
+    def fitted(
+        self, prior: LearnedPrior, layer: str = "", images: Mapping[str, Any] | None = None
+    ) -> LearnedPrior:
+        """A prior that has learned from images, or from their features at a stage of the network.
+
+        Args:
+            prior: the recipe.
+            layer: the stage; "" for the images themselves.
+            images: where from, as a study names it; None for the splits of the scene's own source that
+                belong to training. Where no size is given, images of the scene's size are taken.
+
+        Raises:
+            UserError: there are no such images, or they do not fit the recipe.
+        """
+        source = self.source if images is None else open_images(**{"size": self.natural.shape[-1], **images})
+        if source is None:
+            raise UserError(f"prior '{prior.name}' has no images to learn from: say which, by `images`")
+        network = self.network.cut(layer) if layer else None
+        return self.teacher.teach(prior, Subject(source, network, layer), self.natural).prior
 
 
 @dataclass(frozen=True, kw_only=True)

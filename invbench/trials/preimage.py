@@ -1,6 +1,6 @@
 """Reconstruct images from their features."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from invbench.domains import Box, Reals
@@ -43,7 +43,7 @@ class Preimage(Trial):
             target=network(pixels),
             loss=SquaredError(self.normalisation),
             domain=Box(0.0, 1.0) if self.domain == "box" else Reals(),
-            priors=weigh(self.priors, scene.natural),
+            priors=weigh(self.priors, replace(scene, network=network)),
             meter=Meter(len(pixels)),
             loss_weight=self.loss_weight,
         )

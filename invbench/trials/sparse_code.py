@@ -116,7 +116,7 @@ class SparseCode(Trial):
             raise UserError("sparse_code: the form l1 needs its weight, priors: {l1: {raw: 0.1}}.")
         if self.form == "model_sparse" and self.priors:
             raise UserError("sparse_code: the form model_sparse takes no priors; for one, set form: l1.")
-        return weigh(self.priors, scene.natural)
+        return weigh(self.priors, scene)
 
     def _sparse(self) -> ModelSparse:
         if self.region is None:

@@ -3,27 +3,38 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from invbench import priors
-from invbench.priors import Prior, Standardised, standardise
+from invbench.priors import LearnedPrior, Prior, Standardised, standardise
 from invbench.problem import WeightedPrior
+
+if TYPE_CHECKING:
+    from invbench.trials.contract import Scene
 
 #: Keys of a prior's options that are not parameters of the prior itself.
 WEIGHT, RAW, PEAK, REFERENCE = WEIGHING = ("weight", "raw", "peak", "reference")
+#: What a learned prior learns from, if not from the images of the study.
+IMAGES = "images"
 
 
 def check_priors(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """Validate the priors of a study; raises ValueError with a sentence."""
     for name, options in spec.items():
-        _build(name, _options(name, options))
+        kind = name.partition("@")[0]
+        prior = _build(kind, _options(name, options))
+        if IMAGES in _options(name, options) and not isinstance(prior, LearnedPrior):
+            raise ValueError(f"prior '{name}' learns nothing, so it takes no images")
     return spec
 
 
-def weigh(spec: Mapping[str, Any], natural: Tensor, **fixed: Any) -> tuple[WeightedPrior, ...]:
+def weigh(spec: Mapping[str, Any], scene: "Scene", **fixed: Any) -> tuple[WeightedPrior, ...]:
     """The weighted terms that a study asks for.
+
+    `NAME@STAGE` applies a prior to the output of a stage of the network, `NAME` to x. A learned prior is
+    fitted here: to the training images of the study or, with `images: {source: ...}`, to others.
 
     `NAME: w` or `NAME: {weight: w, ...parameters}` weighs the *standardised* prior: its energy is divided
     by its mean on natural images, so that weight 1 is a sensible default for every prior.
@@ -39,34 +50,37 @@ def weigh(spec: Mapping[str, Any], natural: Tensor, **fixed: Any) -> tuple[Weigh
 
     Args:
         spec: as in the study, checked by `check_priors`.
-        natural: `(N, C, H, W)` natural images.
+        scene: whose natural images standardise the weights, and whose stages the priors are on.
         fixed: parameters that the trial sets where the study does not (such as the centre of `l2`).
     """
-    return tuple(_weigh_one(name, _options(name, options), natural, fixed) for name, options in spec.items())
+    return tuple(_weigh_one(name, _options(name, options), scene, fixed) for name, options in spec.items())
 
 
 def _parameters(kind: type[Prior]) -> set[str]:
     """What may be set on a prior, all of which are dataclasses."""
-    return {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return {field.name for field in fields(kind) if field.name != "learned"}  # type: ignore[arg-type]
 
 
-def _weigh_one(
-    name: str, options: dict[str, Any], natural: Tensor, fixed: Mapping[str, Any]
-) -> WeightedPrior:
-    known = _parameters(priors.find()[name])
-    prior = _build(name, {key: value for key, value in fixed.items() if key in known} | options)
+def _weigh_one(name: str, options: dict[str, Any], scene: "Scene", fixed: Mapping[str, Any]) -> WeightedPrior:
+    kind, _, layer = name.partition("@")
+    known, natural = _parameters(priors.find()[kind]), scene.maps(layer)
+    prior = _build(kind, {key: value for key, value in fixed.items() if key in known} | options)
+    if isinstance(prior, LearnedPrior):
+        prior = scene.fitted(prior, layer, options.get(IMAGES))
     if RAW in options:
-        return WeightedPrior(name, options[RAW], prior)
+        return WeightedPrior(name, options[RAW], prior, layer)
     weight = options.get(WEIGHT, 1.0)
     if PEAK in options:
         height, width = natural.shape[-2:]
         degree = float(prior.degree)
         factor = options.get(REFERENCE, 1) ** 2 / (height * width) * (255 / options[PEAK]) ** degree
-        return WeightedPrior(name, weight * factor, prior)
+        return WeightedPrior(name, weight * factor, prior, layer)
+    if isinstance(prior, LearnedPrior):
+        return WeightedPrior(name, weight, standardise(prior, natural), layer)
     # A centre that belongs to the instances cannot centre other images: these count around the default.
     common = {key: value for key, value in fixed.items() if key in known and not isinstance(value, Tensor)}
-    scale = standardise(_build(name, common | options), natural).scale
-    return WeightedPrior(name, weight, Standardised(prior, scale))
+    scale = standardise(_build(kind, common | options), natural).scale
+    return WeightedPrior(name, weight, Standardised(prior, scale), layer)
 
 
 def _options(name: str, options: Any) -> dict[str, Any]:
@@ -98,7 +112,7 @@ def _build(name: str, options: Mapping[str, Any]) -> Prior:
         near = get_close_matches(name, found, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(found))}"
         raise ValueError(f"unknown prior '{name}': {hint}")
-    parameters = {key: value for key, value in options.items() if key not in WEIGHING}
+    parameters = {key: value for key, value in options.items() if key not in (*WEIGHING, IMAGES)}
     unknown = set(parameters) - _parameters(found[name])
     if unknown:
         raise ValueError(f"prior '{name}' has no parameter '{sorted(unknown)[0]}'")

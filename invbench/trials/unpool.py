@@ -63,7 +63,7 @@ class Unpool(Trial):
             target=target,
             loss=loss,
             domain=domain,
-            priors=weigh(self.priors, scene.natural),
+            priors=weigh(self.priors, scene),
             meter=Meter(len(truth)),
             loss_weight=self.loss_weight,
         )

@@ -1,0 +1,64 @@
+"""What a learned prior is: one whose tensors come from offline work on other images."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from invbench.errors import UserError
+from invbench.priors.prior import Prior
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a prior learns from: images, or what a stage of a network makes of them.
+
+    Attributes:
+        train: `(N, C, H, W)`.
+        validation: maps of other images, `(M, C, H, W)`.
+        seed: of the training.
+        progress: called with (done, total, text).
+    """
+
+    train: Tensor
+    validation: Tensor
+    seed: int = 0
+    progress: Callable[[int, int, str], None] = lambda *_: None
+
+
+@dataclass(frozen=True)
+class LearnedPrior(Prior):
+    """A prior that must be fitted first; its repr, the recipe, identifies what it has learned.
+
+    Attributes:
+        learned: tensors from offline work, kept out of the repr; None before.
+    """
+
+    learned: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    @abstractmethod
+    def fit(self, lesson: Lesson) -> Self:
+        """A copy with `learned` filled, on the device and in the precision of the lesson.
+
+        Raises:
+            UserError: the lesson does not fit the recipe (too small maps, no variance).
+        """
+
+    def to(self, like: Tensor) -> Self:
+        """The prior with its tensors on another device or in another precision."""
+        return replace(self, learned={name: value.to(like) for name, value in self._tensors.items()})
+
+    @property
+    def _tensors(self) -> Mapping[str, Tensor]:
+        """What was learned."""
+        if self.learned is None:
+            raise UserError(f"{self.name}: the prior has not been trained yet; fit it first.")
+        return self.learned
+
+    @staticmethod
+    def _generator(lesson: Lesson) -> torch.Generator:
+        """The randomness of a training, the same on every device."""
+        return torch.Generator().manual_seed(lesson.seed)
