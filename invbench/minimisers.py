@@ -1,4 +1,4 @@
-"""What several minimisers share: the L-BFGS recursion and step lengths, both per instance."""
+"""What several minimisers share: the L-BFGS recursion and step lengths, both per instance, and schedules."""
 
 import torch
 from torch import Tensor
@@ -88,6 +88,21 @@ def norm(a: Tensor) -> Tensor:
 def column(values: Tensor, like: Tensor) -> Tensor:
     """One number an instance, (B,), in a shape that broadcasts against `like`, (B, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def geometric(first: float, last: float, share: float) -> float:
+    """First (last / first)^share: what falls or grows by the same factor each step.
+
+    Args:
+        first: value at share 0.
+        last: value at share 1; both are > 0, or both 0.
+        share: of the way, in [0, 1].
+
+    Example:
+        >>> [geometric(8, 0.5, share) for share in (0, 0.5, 1)]
+        [8.0, 2.0, 0.5]
+    """
+    return float(first * (last / first) ** share) if first else 0.0
 
 
 def _masked(v: Tensor, mask: Tensor | None, place: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -127,34 +127,59 @@ class Teacher:
         key = _key(prior, subject)
         if refresh or key not in self._kept:
             found = None if refresh else _found(key)
-            self._kept[key] = found_or_fitted(found, prior, subject, like, key, self.progress)
+            if found is None:
+                trained = _fitted(prior, subject, like, key, self.progress)
+            else:
+                tensors, about, origin = found
+                seconds = float(about["seconds"])
+                trained = Trained(replace(prior, learned=tensors), subject, origin, seconds)
+            self._kept[key] = trained
         known = self._kept[key]
         return replace(known, prior=known.prior.to(like))
 
 
-def found_or_fitted(
-    found: tuple[Mapping[str, Tensor], cache.About, str] | None,
-    prior: LearnedPrior,
-    subject: Subject,
-    like: Tensor,
-    key: str,
-    progress: Progress,
-) -> Trained:
-    """A prior with the tensors that were found, or fitted now and put into the cache."""
-    if found is not None:
-        tensors, about, origin = found
-        return Trained(replace(prior, learned=dict(tensors)), subject, origin, float(about["seconds"]))
+def save(trained: Trained, path: Path) -> None:
+    """Write what a prior has learned, with its recipe; raises UserError when that fails."""
+    try:
+        cache.write(path, trained.prior.learned or {}, _about(trained.prior, trained.seconds or 0.0))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def load(prior: LearnedPrior, path: Path) -> LearnedPrior:
+    """A prior with what `save` has written.
+
+    Raises:
+        UserError: the file cannot be read, or holds what another recipe has learned.
+    """
+    if not path.is_file():
+        raise UserError(f"prior '{prior.name}': there is no file {path}")
+    found = cache.read(path)
+    if found is None:
+        raise UserError(f"prior '{prior.name}': {path} is damaged, or was not written by `invbench fit`")
+    tensors, about = found
+    if about.get("recipe") != repr(prior):
+        recipe = about.get("recipe", "something else")
+        raise UserError(f"prior '{prior.name}': {path} holds {recipe}, but the study asks for {prior!r}")
+    return replace(prior, learned=tensors)
+
+
+def _fitted(prior: LearnedPrior, subject: Subject, like: Tensor, key: str, progress: Progress) -> Trained:
+    """A prior that learns now; what it learns goes into the cache."""
     started = time.perf_counter()
     lesson = Lesson(subject.maps("train", like), subject.maps("validation", like), progress=progress)
     prior = prior.fit(lesson)
     seconds = time.perf_counter() - started
-    about = {"recipe": repr(prior), "seconds": f"{seconds:.1f}"}
-    kept = cache.keep(f"priors/{key}", dict(prior.learned or {}), about)
+    kept = cache.keep(f"priors/{key}", prior.learned or {}, _about(prior, seconds))
     origin = "trained now" if kept else f"trained now (the cache at {cache.folder()} cannot be written)"
     return Trained(prior, subject, origin, seconds)
 
 
-def _found(key: str) -> tuple[Mapping[str, Tensor], cache.About, str] | None:
+def _about(prior: LearnedPrior, seconds: float) -> cache.About:
+    return {"recipe": repr(prior), "seconds": f"{seconds:.1f}"}
+
+
+def _found(key: str) -> tuple[dict[str, Tensor], cache.About, str] | None:
     """Tensors of an earlier training, with where they come from."""
     kept = cache.fetch(f"priors/{key}")
     if kept is not None:

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict
 from torch import Tensor
 
+from invbench.priors import ALL, Grid
 from invbench.problem import Problem
 
 #: Ranges of hyper-parameters, read by the study validation.
@@ -41,6 +42,10 @@ class Randomness:
     def integers(self, low: int, high: int, count: int) -> tuple[int, ...]:
         """`count` integers in [low, high], both ends included, one draw for the batch (jitter, offsets)."""
         return tuple(self._shared.integers(low, high, count, endpoint=True).tolist())
+
+    def grid(self, stride: int) -> Grid:
+        """Positions of patches, every `stride`-th from an offset of its own: one draw for the batch."""
+        return Grid(stride, *self.integers(0, stride - 1, 2)) if stride > 1 else ALL
 
     def shared(self, shape: Sequence[int]) -> Tensor:
         """Standard normal numbers of this shape, one draw for the batch."""

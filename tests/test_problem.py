@@ -1,10 +1,12 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from invbench.meter import Meter
-from invbench.problem import Problem
+from invbench.priors import ALL, Grid, Prior, Standardised, TotalVariation
+from invbench.problem import Problem, WeightedPrior
 from tests.toys import tiny_problems
 
 PROBLEMS = tiny_problems()
@@ -94,3 +96,55 @@ def test_evaluating_leaves_x_and_grad_mode_alone() -> None:
         assert not torch.is_grad_enabled()
     assert torch.equal(x, before)
     assert not (x.requires_grad or value.requires_grad or gradient.requires_grad)
+
+
+def test_a_prior_of_a_stage_acts_on_its_output(generator: torch.Generator) -> None:
+    problem, x = PROBLEMS["features in a box"]
+    layer = problem.network.stages[0]
+    term = WeightedPrior(f"tv@{layer}", 0.3, TotalVariation(), layer)
+    with_prior = replace(problem, priors=(*problem.priors, term))
+    energy = TotalVariation()(problem.network.cut(layer)(x))
+    torch.testing.assert_close(with_prior.objective(x), problem.objective(x) + 0.3 * energy)
+    torch.testing.assert_close(with_prior.terms(x)[f"prior:tv@{layer}"], energy)
+    direction = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    _, gradient = with_prior.value_and_gradient(x)
+    ahead, behind = (with_prior.objective(x + step * direction) for step in (1e-6, -1e-6))
+    slope = (gradient * direction).flatten(1).sum(1)
+    torch.testing.assert_close(slope, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+def test_stages_with_priors_cost_no_further_pass() -> None:
+    problem, x = PROBLEMS["features in a box"]
+    layer = problem.network.stages[0]
+    calls = []
+    handle = problem.network.module.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        term = WeightedPrior("tv", 1.0, TotalVariation(), layer)
+        replace(problem, priors=(term,)).value_and_gradient(x)
+    finally:
+        handle.remove()
+    assert len(calls) == 1
+    assert not problem.network.module.get_submodule(layer)._forward_hooks, "the hook is gone"
+
+
+def test_only_priors_over_patches_see_the_grid() -> None:
+    """A stand-in that tells which positions it was evaluated at."""
+
+    @dataclass(frozen=True)
+    class Positions(Prior):
+        grid: Grid = ALL
+
+        def __call__(self, x: Tensor) -> Tensor:
+            stride, down, right = self.grid
+            return x[:, :, down::stride, right::stride].flatten(1).sum(1)
+
+        def on_grid(self, grid: Grid) -> "Positions":
+            return replace(self, grid=grid)
+
+    problem, x = PROBLEMS["features in a box"]
+    patches = Standardised(Positions(), 2.0)
+    problem = replace(problem, priors=(*problem.priors, WeightedPrior("positions", 0.5, patches)))
+    bare = replace(problem, priors=problem.priors[:-1])
+    value, _ = problem.value_and_gradient(x, grid=Grid(3, 1, 2))
+    seen = x[:, :, 1::3, 2::3].flatten(1).sum(1)
+    torch.testing.assert_close(value, bare.objective(x) + seen)

@@ -1,39 +1,84 @@
 """`invbench fit`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from invbench.cli.progress import training_progress
 from invbench.errors import UserError
 
+if TYPE_CHECKING:
+    from invbench.images import Images
+    from invbench.networks import Trained as TrainedNetwork
+    from invbench.prior_training import Trained as TrainedPrior
+
+#: What may be set, and what the name of each is called among its parameters.
+KINDS = {"network": "name", "images": "source", "prior": "name"}
+
 
 @click.command("fit")
-@click.argument("settings", nargs=-1, required=True, metavar="network=NAME images=SOURCE [KEY=VALUE]...")
+@click.argument("settings", nargs=-1, required=True, metavar="network|prior=NAME [KEY=VALUE]...")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the weights to this file.")
 @click.option("--refresh", is_flag=True, help="Train again, although trained weights are there.")
 def command(settings: tuple[str, ...], output: Path | None, refresh: bool) -> None:
-    """Train a network and keep its weights, for studies to find.
+    """Train a network or a prior and keep what it has learned, for studies to find.
 
-    Parameters are set by name: network.width=0.25, images.size=64, images.path=photos.zip. For example,
-    `invbench fit network=lenet images=bundled` makes the weights that come with the package.
+    Parameters are set by name: network.width=0.25, prior.patch=5, images.size=64, images.path=photos.zip. For
+    example, `invbench fit network=lenet images=bundled` makes the weights that come with the package, and
+    `invbench fit prior=foe images=bundled` a prior of images. With `prior.layer=pool1` and a network it is a
+    prior of the features there.
     """
-    from invbench import networks
     from invbench.images import open_images
 
-    network, images = (parameters(settings, kind) for kind in ("network", "images"))
-    name = network.pop("name", None)
-    if name is None:
-        raise UserError("fit needs a network: invbench fit network=lenet images=bundled")
+    network, images, prior = (parameters(settings, kind) for kind in KINDS)
     source = open_images(**{"source": "bundled", "size": 32, **images})
-    with training_progress() as progress:
-        trained = networks.load(name, network, source, progress=progress, refresh=refresh)
+    if "name" in prior:
+        _report(_prior(prior, network, source, refresh), output)
+    elif "name" in network:
+        _report(_network(network, source, refresh), output)
+    else:
+        raise UserError("fit needs a network or a prior: invbench fit network=lenet images=bundled")
+
+
+def _report(trained: "TrainedNetwork | TrainedPrior", output: Path | None) -> None:
+    """Say what is known about weights, and write them where that is asked for."""
+    from invbench import networks, prior_training
+
     for key, value in trained.plain().items():
         click.echo(f"{key}: {value}")
     if output is not None:
-        networks.save(trained, output)
+        if isinstance(trained, networks.Trained):
+            networks.save(trained, output)
+        else:
+            prior_training.save(trained, output)
         click.echo(f"weights: {output}")
+
+
+def _network(parameters: dict[str, Any], source: "Images", refresh: bool = False) -> "TrainedNetwork":
+    from invbench import networks
+
+    name = parameters.pop("name")
+    with training_progress() as progress:
+        return networks.load(name, parameters, source, progress=progress, refresh=refresh)
+
+
+def _prior(
+    parameters: dict[str, Any], network: dict[str, Any], source: "Images", refresh: bool
+) -> "TrainedPrior":
+    import torch
+
+    from invbench.prior_training import Subject, Teacher
+    from invbench.trials.terms import learned_prior
+
+    layer = parameters.pop("layer", "")
+    if layer and "name" not in network:
+        raise UserError(f"prior.layer={layer} needs a network: network=NAME")
+    prior = learned_prior(parameters.pop("name"), parameters)
+    cut = _network(network, source).network.cut(layer) if layer else None
+    subject = Subject(source, cut, layer)
+    with training_progress() as progress:
+        return Teacher(progress).teach(prior, subject, torch.empty(0), refresh)
 
 
 def parameters(settings: tuple[str, ...], kind: str) -> dict[str, Any]:
@@ -44,12 +89,11 @@ def parameters(settings: tuple[str, ...], kind: str) -> dict[str, Any]:
     for setting in settings:
         key, sign, value = setting.partition("=")
         head, _, tail = key.partition(".")
-        if not sign or head not in ("network", "images"):
-            raise UserError(
-                f"'{setting}': write network=NAME, images=SOURCE, network.KEY=VALUE or images.KEY=VALUE"
-            )
+        if not sign or head not in KINDS:
+            ways = ", ".join(f"{kind}={KINDS[kind].upper()}, {kind}.KEY=VALUE" for kind in KINDS)
+            raise UserError(f"'{setting}': write one of {ways}")
         if head == kind:
             document = documents.parse(value, f"'{key}'")
             document.check()
-            found[tail or {"network": "name", "images": "source"}[head]] = document.data
+            found[tail or KINDS[head]] = document.data
     return found

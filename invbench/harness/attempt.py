@@ -1,14 +1,13 @@
 """One run of a method on one posed trial."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from invbench import metrics
 from invbench.clock import Clock
-from invbench.harness.bench import Bench, View
+from invbench.harness.bench import Bench, View, overridden
 from invbench.harness.limit import Timeout
 from invbench.harness.loop import drive, fill_horizon, warm_up
 from invbench.harness.scoring import Judge, Trace
@@ -17,24 +16,12 @@ from invbench.method import Method
 from invbench.problem import Problem
 from invbench.solver import Randomness
 from invbench.study import Cell
-from invbench.trials.contract import Trial
 
 
 def problem_for(cell: Cell, bench: Bench, method: Method, view: View = "test") -> Problem:
     """What the solvers see: a meter of their own, and the method's own terms where it has any."""
-    trial = overridden(cell.trial, method) if method.overrides else cell.trial
-    problem = bench.pose(cell, trial, view).problem
+    problem = bench.pose(cell, overridden(cell.trial, method), view).problem
     return replace(problem, meter=Meter(problem.size))
-
-
-def overridden(trial: Trial, method: Method) -> Trial:
-    """The trial with the method's own priors and loss weight."""
-    changes: dict[str, Any] = {}
-    if method.priors is not None:
-        changes["priors"] = method.priors
-    if method.loss_weight is not None:
-        changes["loss_weight"] = method.loss_weight
-    return replace(trial, **changes)
 
 
 def refusal(method: Method, problem: Problem) -> str | None:

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from invbench import networks
-from invbench.errors import UserError
 from invbench.images import ImageBatch, Images, Split, open_images
+from invbench.method import Method
 from invbench.networks import Trained
 from invbench.prior_training import Teacher
 from invbench.store import key_of
@@ -94,7 +94,7 @@ class Bench:
         return Scene(
             network=trained.network,
             images=images,
-            classes=self._classes(run),
+            classes=trained.classes,
             natural=self._natural(run),
             seed=run.seed,
             accuracy=trained.accuracy,
@@ -121,10 +121,12 @@ class Bench:
         """
         seen: set[str] = set()
         for cell in cells:
-            key = key_of([repr(cell.trial), cell.network, cell.images, cell.tuning is None])
+            trials = repr(cell.trial), repr(overridden(cell.trial, cell.method))
+            key = key_of([trials, cell.network, cell.images, cell.tuning is None])
             if key not in seen:
                 seen.add(key)
                 self.pose(cell, cell.trial)
+                self.pose(cell, overridden(cell.trial, cell.method))
                 if cell.tuning is not None:
                     self.batch(cell, "tuning", cell.tuning.images)
 
@@ -135,7 +137,19 @@ class Bench:
             [run.network, run.images],
             lambda: [self.trained(run).network.digest, self.images(run).digest],
         )
-        return key_of([run.plain(), content])
+        learned = self._learned(run) if isinstance(run, Cell) else []
+        return key_of([run.plain(), content, *learned])
+
+    def _learned(self, cell: Cell) -> list[str]:
+        """Hashes of what the priors of a cell have learned."""
+        found: list[str] = []
+        for trial in (cell.trial, overridden(cell.trial, cell.method)):
+            spec = [repr(trial), cell.network, cell.images, cell.device, cell.dtype]
+            found += self.once("learned", spec, partial(self._digests, cell, trial))
+        return found
+
+    def _digests(self, cell: Cell, trial: Trial) -> list[str]:
+        return [term.prior.digest for term in self.pose(cell, trial).problem.priors if term.prior.digest]
 
     def networks_used(self, runs: Iterable[Conditions]) -> dict[str, dict[str, Any]]:
         """What is known about every network of a study, for the report."""
@@ -151,15 +165,6 @@ class Bench:
             list(item) for item in dict.fromkeys(item for run in runs for item in self.images(run).skipped)
         ]
 
-    def _classes(self, run: Conditions) -> tuple[str, ...]:
-        outputs = self.trained(run).network.output_shape
-        classes = self.images(run).classes
-        if len(outputs) != 1:
-            raise UserError(f"network {show_network(run.network)} has outputs of shape {outputs}, no classes")
-        return (
-            tuple(classes) if len(classes) == outputs[0] else tuple(f"class {n}" for n in range(outputs[0]))
-        )
-
     def once(self, kind: str, spec: Any, make: Callable[[], T], keep: int = 1000) -> T:
         """What `make` makes, remembered under a kind and plain data."""
         kept: dict[str, T] = self._kept.setdefault(kind, {})
@@ -170,6 +175,16 @@ class Bench:
                 kept.pop(next(iter(kept)))
             kept[key] = made
         return kept[key]
+
+
+def overridden(trial: Trial, method: Method) -> Trial:
+    """The trial with the method's own priors and loss weight, where it has any."""
+    changes: dict[str, Any] = {}
+    if method.priors is not None:
+        changes["priors"] = method.priors
+    if method.loss_weight is not None:
+        changes["loss_weight"] = method.loss_weight
+    return replace(trial, **changes)
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from invbench.cache import digest
 from invbench.errors import UserError
 from invbench.priors.prior import Prior
 
@@ -47,9 +48,19 @@ class LearnedPrior(Prior):
             UserError: the lesson does not fit the recipe (too small maps, no variance).
         """
 
+    @classmethod
+    def tiny(cls) -> Self:
+        """The prior with its offline work shrunk to fit a test; what it costs to apply stays."""
+        return cls()
+
     def to(self, like: Tensor) -> Self:
         """The prior with its tensors on another device or in another precision."""
         return replace(self, learned={name: value.to(like) for name, value in self._tensors.items()})
+
+    @property
+    def digest(self) -> str:
+        """Hash of what the prior has learned."""
+        return digest(self._tensors)
 
     @property
     def _tensors(self) -> Mapping[str, Tensor]:

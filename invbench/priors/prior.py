@@ -31,12 +31,14 @@ ALL = Grid()
 class Prior(ABC):
     """An energy of images, low where they are plausible: `prior(x) -> (B,)`, differentiable in x.
 
-    A concrete prior is a frozen dataclass; its `name` is what a study calls it, and `has_prox` tells whether
-    `prox` is there, which splitting methods need.
+    A concrete prior is a frozen dataclass; its `name` is what a study calls it, `has_prox` tells whether
+    `prox` is there, which splitting methods need, and `elementwise` whether the energy is a sum of convex
+    functions of one element each: then clipping the proximal point gives that within bounds.
     """
 
     name: ClassVar[str]
     has_prox: ClassVar[bool] = False
+    elementwise: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -54,6 +56,18 @@ class Prior(ABC):
         """
         raise UserError(f"{self.name}: has no proximal operator; choose another prior or a gradient method.")
 
+    def approach(self, v: Tensor, point: Tensor, rho: float | Tensor) -> Tensor:  # noqa: ARG002  # see below
+        """A point from which the objective of `prox` is at most what it is at v: by default the prox itself.
+
+        Where the prox is iterative, a few of its steps from v, for methods that come back to it.
+
+        Args:
+            v: where to start, (B, C, H, W).
+            point: see `prox`.
+            rho: see `prox`.
+        """
+        return self.prox(point, rho)
+
     @property
     def degree(self) -> float:
         """The degree d of homogeneity, R(c x) = c^d R(x) (centre or mean scaled along).
@@ -62,6 +76,11 @@ class Prior(ABC):
             UserError: the prior is not homogeneous.
         """
         raise UserError(f"{self.name}: not homogeneous, so a weight for other units cannot be converted.")
+
+    @property
+    def digest(self) -> str:
+        """Hash of what the prior has learned; "" where it learns nothing."""
+        return ""
 
     def select(self, indices: Tensor) -> Self:  # noqa: ARG002  # nothing to select from
         """The prior of a sub-batch, itself where it holds nothing per instance.
@@ -98,6 +117,11 @@ class Standardised(Prior):
         """Whether the prior inside has a proximal operator."""
         return self.prior.has_prox
 
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]  # as its name
+        """Whether the prior inside is a sum over elements."""
+        return self.prior.elementwise
+
     def __call__(self, x: Tensor) -> Tensor:
         """See `Prior.__call__`."""
         return self.scale * self.prior(x)
@@ -106,10 +130,19 @@ class Standardised(Prior):
         """See `Prior.prox`; that of the prior inside at rho / scale."""
         return self.prior.prox(point, rho / self.scale)
 
+    def approach(self, v: Tensor, point: Tensor, rho: float | Tensor) -> Tensor:
+        """See `Prior.approach`."""
+        return self.prior.approach(v, point, rho / self.scale)
+
     @property
     def degree(self) -> float:
         """The degree of the prior inside."""
         return self.prior.degree
+
+    @property
+    def digest(self) -> str:
+        """That of the prior inside."""
+        return self.prior.digest
 
     def select(self, indices: Tensor) -> "Standardised":
         """See `Prior.select`."""

@@ -5,12 +5,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import AfterValidator, ConfigDict
 from torch import Tensor
 
+from invbench import prior_training
 from invbench.errors import UserError
 from invbench.images import ImageBatch, Images, open_images
 from invbench.network import Network
@@ -82,7 +84,11 @@ class Scene:
             return self.network.cut(layer)(self.natural)
 
     def fitted(
-        self, prior: LearnedPrior, layer: str = "", images: Mapping[str, Any] | None = None
+        self,
+        prior: LearnedPrior,
+        layer: str = "",
+        images: Mapping[str, Any] | None = None,
+        weights: str | None = None,
     ) -> LearnedPrior:
         """A prior that has learned from images, or from their features at a stage of the network.
 
@@ -91,10 +97,13 @@ class Scene:
             layer: the stage; "" for the images themselves.
             images: where from, as a study names it; None for the splits of the scene's own source that
                 belong to training. Where no size is given, images of the scene's size are taken.
+            weights: a file that `invbench fit` has written, in place of a training.
 
         Raises:
-            UserError: there are no such images, or they do not fit the recipe.
+            UserError: there are no such images or weights, or they do not fit the recipe.
         """
+        if weights is not None:
+            return prior_training.load(prior, Path(weights).expanduser()).to(self.natural)
         source = self.source if images is None else open_images(**{"size": self.natural.shape[-1], **images})
         if source is None:
             raise UserError(f"prior '{prior.name}' has no images to learn from: say which, by `images`")

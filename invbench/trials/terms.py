@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from invbench import priors
+from invbench.errors import UserError
 from invbench.priors import LearnedPrior, Prior, Standardised, standardise
 from invbench.problem import WeightedPrior
 
@@ -16,25 +17,45 @@ if TYPE_CHECKING:
 
 #: Keys of a prior's options that are not parameters of the prior itself.
 WEIGHT, RAW, PEAK, REFERENCE = WEIGHING = ("weight", "raw", "peak", "reference")
-#: What a learned prior learns from, if not from the images of the study.
-IMAGES = "images"
+#: What a learned prior learns from, if not from the images of the study; a file with what it has learned.
+IMAGES, WEIGHTS = LEARNING = ("images", "weights")
 
 
 def check_priors(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """Validate the priors of a study; raises ValueError with a sentence."""
     for name, options in spec.items():
-        kind = name.partition("@")[0]
-        prior = _build(kind, _options(name, options))
-        if IMAGES in _options(name, options) and not isinstance(prior, LearnedPrior):
-            raise ValueError(f"prior '{name}' learns nothing, so it takes no images")
+        found = _options(name, options)
+        prior = _build(name.partition("@")[0], found)
+        given = [key for key in LEARNING if key in found]
+        if given and not isinstance(prior, LearnedPrior):
+            raise ValueError(f"prior '{name}' learns nothing, so it takes no {given[0]}")
+        if len(given) > 1:
+            raise ValueError(f"prior '{name}' has {IMAGES} and {WEIGHTS}: give one of them")
     return spec
+
+
+def learned_prior(name: str, options: Mapping[str, Any]) -> LearnedPrior:
+    """The recipe of a learned prior, with its parameters.
+
+    Raises:
+        UserError: there is no such prior or parameter, or it learns nothing.
+    """
+    try:
+        check_priors({name: options})
+        prior = _build(name, options)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+    if not isinstance(prior, LearnedPrior):
+        raise UserError(f"prior '{name}' learns nothing: there is nothing to fit")
+    return prior
 
 
 def weigh(spec: Mapping[str, Any], scene: "Scene", **fixed: Any) -> tuple[WeightedPrior, ...]:
     """The weighted terms that a study asks for.
 
     `NAME@STAGE` applies a prior to the output of a stage of the network, `NAME` to x. A learned prior is
-    fitted here: to the training images of the study or, with `images: {source: ...}`, to others.
+    fitted here: to the training images of the study or, with `images: {source: ...}`, to others; or it takes
+    what it has learned from a file, `weights: PATH`.
 
     `NAME: w` or `NAME: {weight: w, ...parameters}` weighs the *standardised* prior: its energy is divided
     by its mean on natural images, so that weight 1 is a sensible default for every prior.
@@ -56,6 +77,16 @@ def weigh(spec: Mapping[str, Any], scene: "Scene", **fixed: Any) -> tuple[Weight
     return tuple(_weigh_one(name, _options(name, options), scene, fixed) for name, options in spec.items())
 
 
+def ready(name: str, options: Any, scene: "Scene") -> Prior:
+    """The prior that a study names, fitted where it learns, without the weight that its options may have."""
+    kind, _, layer = name.partition("@")
+    given = _options(name, options)
+    prior = _build(kind, given)
+    if not isinstance(prior, LearnedPrior):
+        return prior
+    return scene.fitted(prior, layer, *(given.get(key) for key in LEARNING))
+
+
 def _parameters(kind: type[Prior]) -> set[str]:
     """What may be set on a prior, all of which are dataclasses."""
     return {field.name for field in fields(kind) if field.name != "learned"}  # type: ignore[arg-type]
@@ -64,9 +95,7 @@ def _parameters(kind: type[Prior]) -> set[str]:
 def _weigh_one(name: str, options: dict[str, Any], scene: "Scene", fixed: Mapping[str, Any]) -> WeightedPrior:
     kind, _, layer = name.partition("@")
     known, natural = _parameters(priors.find()[kind]), scene.maps(layer)
-    prior = _build(kind, {key: value for key, value in fixed.items() if key in known} | options)
-    if isinstance(prior, LearnedPrior):
-        prior = scene.fitted(prior, layer, options.get(IMAGES))
+    prior = ready(name, {key: value for key, value in fixed.items() if key in known} | options, scene)
     if RAW in options:
         return WeightedPrior(name, options[RAW], prior, layer)
     weight = options.get(WEIGHT, 1.0)
@@ -112,7 +141,7 @@ def _build(name: str, options: Mapping[str, Any]) -> Prior:
         near = get_close_matches(name, found, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(sorted(found))}"
         raise ValueError(f"unknown prior '{name}': {hint}")
-    parameters = {key: value for key, value in options.items() if key not in (*WEIGHING, IMAGES)}
+    parameters = {key: value for key, value in options.items() if key not in (*WEIGHING, *LEARNING)}
     unknown = set(parameters) - _parameters(found[name])
     if unknown:
         raise ValueError(f"prior '{name}' has no parameter '{sorted(unknown)[0]}'")

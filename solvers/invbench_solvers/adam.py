@@ -9,8 +9,9 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from invbench.minimisers import geometric
 from invbench.problem import Problem
-from invbench.solver import Count, Fraction, Positive, ProperFraction, Randomness, Solver
+from invbench.solver import Count, Fraction, NonNegative, Positive, ProperFraction, Randomness, Solver
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Adam(Solver):
         final: lr_T / lr of the exponential schedule.
         jitter: the network sees x translated by up to so many pixels, a new draw each pass.
         jitter_share: share of the horizon after which jitter is off (2750 of 3500 in the 2016 recipe).
+        prior_scale: factor on the weights of all priors at the first and at the last iteration of the
+            horizon, geometric in between: from above 1 to below it, a prior first leads x to where images
+            are, and then gives way to the data. [0, 0] leaves the priors out.
+        patch_stride: priors over patches are evaluated at every so many rows and columns, from an offset
+            that is drawn anew each pass: an estimate of them for a fraction of their cost.
         boundary: at the border of the domain either `project`, or `stop`: an instance whose step would
             leave the domain stays where it is for good (the Adam baseline of Wong & Kolter 2017).
         horizon: iterations that the schedule spans; after it lr_T holds.
@@ -38,6 +44,7 @@ class Adam(Solver):
         Kingma & Ba, Adam: a method for stochastic optimization, ICLR 2015, Algorithm 1.
         Mahendran & Vedaldi, Visualizing deep convolutional neural networks using natural pre-images,
         IJCV 2016, section 3.2; their jitter crops from a larger canvas, ours is a translation on the torus.
+        Falling priors and random positions of patches are ours.
     """
 
     lr: Positive = field(default=0.1, metadata={"search": (1e-3, 1.0, "log")})
@@ -47,13 +54,19 @@ class Adam(Solver):
     final: Positive = 1e-2
     jitter: Annotated[int, Ge(0)] = 0
     jitter_share: Fraction = 2750 / 3500
+    prior_scale: tuple[NonNegative, NonNegative] = (1.0, 1.0)
+    patch_stride: Count = 1
     boundary: Literal["project", "stop"] = "project"
     horizon: Count | None = None
 
     def refuses(self, problem: Problem) -> str | None:
         """Jitter needs images, and a schedule a horizon."""
-        if self.schedule != "constant" and self.horizon is None:
-            return f"the {self.schedule} schedule needs a budget in iterations or work, or a horizon"
+        first, last = self.prior_scale
+        if self.horizon is None and (self.schedule != "constant" or first != last):
+            what = "prior_scale" if self.schedule == "constant" else f"the {self.schedule} schedule"
+            return f"{what} needs a budget in iterations or work, or a horizon"
+        if (first == 0) != (last == 0):
+            return f"prior_scale [{first:g}, {last:g}] does not decay geometrically: give numbers > 0"
         if self.jitter and len(problem.shape) != 4:
             return "jitter translates images, and x is no image here"
         return None
@@ -67,28 +80,33 @@ class Adam(Solver):
         b1, b2 = self.betas
         t = 0
         while True:
-            _, g = problem.value_and_gradient(x, self._shift(t, rng))
+            scale = geometric(*self.prior_scale, self._share(t))
+            _, g = problem.value_and_gradient(x, self._shift(t, rng), scale, rng.grid(self.patch_stride))
             t += 1
             m.lerp_(g, 1 - b1)
             v.mul_(b2).addcmul_(g, g, value=1 - b2)
             rate = self.lr * self._decay(t - 1) / (1 - b1**t)
-            scale = torch.sqrt(v).mul_(1 / math.sqrt(1 - b2**t)).add_(self.epsilon)
+            spread = torch.sqrt(v).mul_(1 / math.sqrt(1 - b2**t)).add_(self.epsilon)
             if self.boundary == "project":
-                x = domain.project_(x.addcdiv_(m, scale, value=-rate))
+                x = domain.project_(x.addcdiv_(m, spread, value=-rate))
             else:
-                step = x.addcdiv(m, scale, value=-rate)
+                step = x.addcdiv(m, spread, value=-rate)
                 running &= domain.contains(step).view_as(running)
                 x = torch.where(running, step, x)
             yield x
 
+    def _share(self, t: int) -> float:
+        """How much of the horizon is behind, in [0, 1]."""
+        return min(t / self.horizon, 1.0) if self.horizon else 0.0
+
     def _decay(self, t: int) -> float:
         """lr_t / lr."""
-        share = min(t / self.horizon, 1.0) if self.horizon else 0.0
+        share = self._share(t)
         match self.schedule:
             case "cosine":
                 return 0.5 * (1 + math.cos(math.pi * share))
             case "exponential":
-                return float(self.final**share)
+                return geometric(1.0, self.final, share)
             case "steps":
                 return 1.0 if share < 2 / 7 else 0.3 if share < 4 / 7 else 0.1
             case _:

@@ -8,6 +8,7 @@ from invbench_solvers.adam import Adam
 from torch import Tensor
 
 from invbench.domains import Reals
+from invbench.priors import ALL
 from invbench.problem import Problem
 from invbench.solver import Randomness
 from tests.toys import tiny_problems
@@ -63,16 +64,48 @@ def test_stop_keeps_the_last_point_inside() -> None:
             torch.testing.assert_close(y[i], expected)
 
 
-def test_jitter_translates_what_the_network_sees_until_its_share_is_over() -> None:
-    problem, x = tiny_problems()["features in a box"]
-    seen: list[tuple[int, int]] = []
+def spied(problem: Problem) -> tuple[Problem, list[tuple[Any, ...]]]:
+    """The problem, and what its gradients are asked for beside x."""
+    seen: list[tuple[Any, ...]] = []
 
     class Spy(Problem):
-        def value_and_gradient(self, x: Tensor, shift: Any = (0, 0), prior_scale: float = 1.0) -> Any:
-            seen.append(shift)
-            return super().value_and_gradient(x, shift, prior_scale)
+        def value_and_gradient(self, x: Tensor, *asked: Any) -> Any:  # type: ignore[override]
+            seen.append(asked)
+            return super().value_and_gradient(x, *asked)
 
-    spy = Spy(**{name: getattr(problem, name) for name in problem.__dataclass_fields__})
+    return Spy(**{name: getattr(problem, name) for name in problem.__dataclass_fields__}), seen
+
+
+def test_jitter_translates_what_the_network_sees_until_its_share_is_over() -> None:
+    problem, x = tiny_problems()["features in a box"]
+    spy, seen = spied(problem)
     take(Adam(jitter=2, jitter_share=0.5, horizon=40), spy, x, 40)
-    assert all(shift == (0, 0) for shift in seen[20:])
-    assert {value for shift in seen[:20] for value in shift} == {-2, -1, 0, 1, 2}
+    shifts = [asked[0] for asked in seen]
+    assert all(shift == (0, 0) for shift in shifts[20:])
+    assert {value for shift in shifts[:20] for value in shift} == {-2, -1, 0, 1, 2}
+
+
+def test_prior_scale_falls_geometrically() -> None:
+    problem, x = tiny_problems()["features in a box"]
+    spy, seen = spied(problem)
+    take(Adam(prior_scale=(8.0, 0.125), horizon=4), spy, x, 6)
+    assert [asked[1] for asked in seen] == pytest.approx([8.0, 8.0**0.5, 1.0, 8.0**-0.5, 0.125, 0.125])
+    spy, seen = spied(problem)
+    take(Adam(prior_scale=(0.0, 0.0)), spy, x, 2)
+    assert [asked[1] for asked in seen] == [0.0, 0.0]
+
+
+def test_a_falling_prior_needs_a_horizon_and_two_positive_factors() -> None:
+    problem, _ = tiny_problems()["features in a box"]
+    assert "needs a budget in iterations" in str(Adam(prior_scale=(4.0, 0.25)).refuses(problem))
+    assert "does not decay geometrically" in str(Adam(prior_scale=(4.0, 0.0), horizon=9).refuses(problem))
+    assert Adam(prior_scale=(4.0, 0.25), horizon=9).refuses(problem) is None
+
+
+def test_patches_are_taken_from_offsets_drawn_anew() -> None:
+    _, x = tiny_problems()["features in a box"]
+    rng = Randomness(0, range(len(x)), x)
+    grids = [rng.grid(3) for _ in range(200)]
+    assert {grid.stride for grid in grids} == {3}
+    assert {(grid.down, grid.right) for grid in grids} == {(i, j) for i in range(3) for j in range(3)}
+    assert rng.grid(1) == ALL
