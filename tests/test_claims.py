@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
+from scipy import stats
 
 from invbench.claims import Claim, check_claims, evaluate, of_study
 from invbench.cli.claims import command
@@ -226,7 +227,7 @@ def test_analyses_are_tables_with_their_parameters_as_columns() -> None:
         ({"agree": {"at_most": float("inf")}}, "finite"),
         ({"as": "ratio"}, "needs 'against', or the paper's number"),
         ({"as": "ratio", "paper": 2, "agree": {"within": 1}}, "both compare with the paper"),
-        ({"against": {"column": "ssim"}}, "against needs 'as: ratio' or 'as: difference'"),
+        ({"against": {"column": "ssim"}}, "against needs 'as: ratio', 'as: difference'"),
         ({"compare": "ratio"}, "Extra inputs"),
         ({"ours": {"where": {"layer": {"a": 1}}, "column": "mse"}}, "must be text, a number"),
         ({"ours": {"where": {}}}, "Field required"),
@@ -338,3 +339,38 @@ def test_the_best_of_several_stands_for_all() -> None:
     result = verdict(table, ours={"where": {}, "column": "ssim", "best": "solver"})
     assert result.ours == -3.0, "of metrics where higher is better the highest counts"
     assert verdict(ours={"where": {}, "column": "mse", "best": "sovler"}).note == "there is no column sovler"
+
+
+def psnr(solver: str, **values: float) -> list[dict[str, object]]:
+    return [{"solver": solver, "psnr": value, "instance_name": name} for name, value in values.items()]
+
+
+PSNR = rows(*psnr("ours", a=31, b=30, c=35, d=28), *psnr("theirs", a=30, b=28, c=36, e=9)).assign(mse=0.0)
+PAIRED = {"ours": {"where": {"solver": "ours"}, "column": "psnr"}, "against": {"where": {"solver": "theirs"}}}
+
+
+def test_wins_are_counted_image_by_image() -> None:
+    """On a and b of the images that both sides have; of a metric where less is better it is the other way."""
+    result = verdict(PSNR, **PAIRED, **{"as": "wins", "agree": {"at_least": 0.6}})
+    assert result.value == pytest.approx(2 / 3)
+    assert (result.verdict, result.agree) == ("reproduced", "wins at least 0.6")
+    assert "lacks 1 instances" in result.note
+    lower = PSNR.rename(columns={"psnr": "mse", "mse": "psnr"})
+    paired = {"ours": {"where": {"solver": "ours"}, "column": "mse"}, "against": PAIRED["against"]}
+    assert verdict(lower, **paired, **{"as": "wins"}).value == pytest.approx(1 / 3)
+
+
+def test_a_sure_gain_is_the_lower_end_of_the_interval() -> None:
+    result = verdict(PSNR, **PAIRED, **{"as": "sure_gain", "agree": {"at_least": 0}})
+    interval = stats.ttest_1samp([1, 2, -1], 0).confidence_interval(0.95)
+    assert result.value == pytest.approx(interval.low)
+    assert (result.verdict, result.agree) == ("differs", "sure gain at least 0")
+
+
+def test_what_goes_image_by_image_needs_images() -> None:
+    with pytest.raises(ValidationError, match="image by image"):
+        claim(**{"as": "wins", "paper": 1.0})
+    alone = PSNR[(PSNR["solver"] == "ours") | (PSNR["instance_name"] == "a")]
+    result = verdict(alone, **PAIRED, **{"as": "wins"})
+    assert result.verdict == "not run"
+    assert "1 instances in common" in result.note

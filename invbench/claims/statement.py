@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, PlainValidator, TypeAdapter, ValidationEr
 from invbench.documents import parse
 
 Reduce = Literal["mean", "median", "min", "max"]
-Comparison = Literal["ratio", "difference", "value"]
+Comparison = Literal["ratio", "difference", "value", "wins", "sure_gain"]
 Scalar = str | bool | int | float
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
@@ -118,7 +118,9 @@ class Claim(_Strict):
         ours: our number.
         against: the number of ours that it is compared with.
         compare: what is judged (`as` in a study): our `value`, its `ratio` to the other side or its
-            `difference` from it. Without `against` the other side is the paper's number.
+            `difference` from it. Without `against` the other side is the paper's number. Image by image:
+            the share of those both sides have on which ours is better, its `wins`; how much better it is
+            on them in the mean, at the lower end of a 95 % interval, its `sure_gain`.
         agree: when the claim holds.
     """
 
@@ -134,7 +136,9 @@ class Claim(_Strict):
     @model_validator(mode="after")
     def _makes_sense(self) -> "Claim":
         if self.compare == "value" and self.against is not None:
-            raise ValueError("against needs 'as: ratio' or 'as: difference'")
+            raise ValueError("against needs 'as: ratio', 'as: difference', 'as: wins' or 'as: sure_gain'")
+        if self.compare in ("wins", "sure_gain") and self.against is None:
+            raise ValueError(f"as: {self.compare} needs 'against', as it goes image by image")
         if self.compare != "value" and self.against is None and self.paper is None:
             raise ValueError(f"as: {self.compare} needs 'against', or the paper's number in 'paper'")
         if self.agree.within is not None and self.paper is None:
@@ -147,7 +151,7 @@ class Claim(_Strict):
     def condition(self) -> str:
         """When the claim holds, in words, such as `ratio at most 1`."""
         words = self.agree.words(self.paper)
-        return words if self.compare == "value" else f"{self.compare} {words}"
+        return words if self.compare == "value" else f"{self.compare.replace('_', ' ')} {words}"
 
 
 def check_claims(claims: list[Claim]) -> list[Claim]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from invbench.claims.statement import Claim, Condition, Quantity, Scalar
 
@@ -28,7 +29,7 @@ class Verdict:
         paper: the number that was printed.
         ours: our number.
         against: the number of ours that it is compared with.
-        value: what is judged: ours, the ratio or the difference.
+        value: what is judged: ours, the ratio, the difference, the wins or the sure gain.
         agree: the condition in words.
         verdict: `reproduced`, `differs` or `not run`.
         note: what a reader should know: rows left out, why it was not run.
@@ -74,7 +75,7 @@ class _Side:
 
     value: float
     note: str
-    seen: frozenset[tuple[Any, ...]]  # the instances that it rests on
+    each: Mapping[tuple[Any, ...], float]  # the mean of every instance that it rests on
 
 
 def _judge(claim: Claim, final: "pd.DataFrame", analyses: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -89,7 +90,7 @@ def _judge(claim: Claim, final: "pd.DataFrame", analyses: Sequence[Mapping[str, 
         if other:
             against = _side(other, final, analyses, keys)
             notes += [against.note and f"against: {against.note}", *_lacking(ours, against)]
-        value = _compared(claim, ours.value, against.value if against else claim.paper)
+        value = _compared(claim, ours, against)
         verdict = "reproduced" if claim.agree.holds(value, claim.paper) else "differs"
     except _NotRun as reason:
         side = "against: " if ours is not None and claim.against and against is None else ""
@@ -108,14 +109,43 @@ def _judge(claim: Claim, final: "pd.DataFrame", analyses: Sequence[Mapping[str, 
     )
 
 
-def _compared(claim: Claim, ours: float, other: float | None) -> float:
+def _compared(claim: Claim, ours: _Side, against: _Side | None) -> float:
+    if against is not None and claim.compare in ("wins", "sure_gain"):
+        gains = _gains(claim.ours.column, ours, against)
+        return float((gains > 0).mean()) if claim.compare == "wins" else _sure(gains)
+    other = against.value if against else claim.paper
     if claim.compare == "value" or other is None:
-        return ours
+        return ours.value
     if claim.compare == "difference":
-        return ours - other
+        return ours.value - other
     if other == 0:
         raise _NotRun("a ratio to 0 has no value")
-    return ours / other
+    return ours.value / other
+
+
+def _gains(column: str, ours: _Side, against: _Side) -> npt.NDArray[np.float64]:
+    """How much better ours is, for every instance of both sides."""
+    common = sorted(ours.each.keys() & against.each.keys())
+    if len(common) < 2:
+        raise _NotRun(f"the two sides have {len(common)} instances in common, and it takes 2")
+    better = np.array([ours.each[key] - against.each[key] for key in common])
+    return _sign(column) * better
+
+
+def _sure(gains: npt.NDArray[np.float64]) -> float:
+    """The lower end of the 95 % interval of Student's t for the mean."""
+    from scipy import stats
+
+    spread = gains.std(ddof=1) / np.sqrt(len(gains))
+    return float(gains.mean() - stats.t.ppf(0.975, len(gains) - 1) * spread)
+
+
+def _sign(column: str) -> int:
+    """1 for a metric where higher is better, else -1."""
+    from invbench import metrics
+
+    metric = metrics.find().get(column)
+    return 1 if metric is not None and metric.better == "higher" else -1
 
 
 def _side(
@@ -137,8 +167,16 @@ def _side(
     variants = used["variant"].unique() if "variant" in used.columns else ()
     if len(variants) > 1:
         notes.append(f"mixes the variants {', '.join(map(str, variants))}")
-    seen = frozenset(map(tuple, used[[key for key in keys if key in used.columns]].astype(str).to_numpy()))
-    return _Side(_reduced(side, used), "; ".join(notes), seen)
+    return _Side(_reduced(side, used), "; ".join(notes), _each(side.column, used, keys))
+
+
+def _each(column: str, rows: "pd.DataFrame", keys: Sequence[str]) -> dict[tuple[Any, ...], float]:
+    """The mean of every instance."""
+    names = map(tuple, rows[[key for key in keys if key in rows.columns]].astype(str).to_numpy())
+    values: dict[tuple[Any, ...], list[float]] = {}
+    for name, value in zip(names, _numbers(rows[column]), strict=True):
+        values.setdefault(name, []).append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}
 
 
 def _reduced(side: Quantity, rows: "pd.DataFrame") -> float:
@@ -148,14 +186,11 @@ def _reduced(side: Quantity, rows: "pd.DataFrame") -> float:
 
 def _best(side: Quantity, column: str, rows: "pd.DataFrame") -> tuple["pd.DataFrame", str]:
     """Of the rows, grouped by a column, the group whose reduced value is best, and its name."""
-    from invbench import metrics
-
     if column not in rows.columns:
         raise _NotRun(f"there is no column {column}")
-    metric = metrics.find().get(side.column)
-    sign = -1 if metric is not None and metric.better == "higher" else 1
+    sign = _sign(side.column)
     groups = {str(name): part for name, part in rows.groupby(column, observed=True)}
-    chosen = min(groups, key=lambda name: sign * _reduced(side, groups[name]))
+    chosen = max(groups, key=lambda name: sign * _reduced(side, groups[name]))
     return groups[chosen], chosen
 
 
@@ -237,6 +272,9 @@ def _lacking(ours: _Side, against: _Side) -> list[str]:
     """Notes on instances that only one side rests on: a mean over fewer instances may be a better one."""
     return [
         f"{side} lacks {len(gone)} instances that the other side has"
-        for side, gone in (("ours", against.seen - ours.seen), ("against", ours.seen - against.seen))
+        for side, gone in (
+            ("ours", against.each.keys() - ours.each.keys()),
+            ("against", ours.each.keys() - against.each.keys()),
+        )
         if gone
     ]

@@ -9,6 +9,7 @@ from invbench.method import Method, Share
 from invbench.planning.axes import expand
 from invbench.planning.entries import Entries
 from invbench.solver import Solver
+from invbench.trials.terms import check_priors
 from invbench.validation import known, validate
 
 
@@ -48,15 +49,29 @@ class Methods:
         shares = spec.get("shares", [1 / len(stages)] * len(stages))
         if not self._shares(shares, len(stages), place) or None in stages:
             return None
+        priors = over.get("priors", spec.get("priors"))
+        if not self._priors(priors, place):
+            return None
         return Method(
             name=str(over.get("name", name)),
             stages=tuple(stage for stage in stages if stage is not None),
             shares=tuple(shares),
             given={key: value for key, value in given.items() if key != "name"},
-            priors=over.get("priors", spec.get("priors")),
+            priors=priors,
             loss_weight=over.get("loss_weight", spec.get("loss_weight")),
             search={key: tuple(value) for key, value in spec.get("search", {}).items()},
         )
+
+    def _priors(self, priors: Any, place: Place) -> bool:
+        """Whether these priors can be weighed."""
+        if priors is None:
+            return True
+        try:
+            check_priors(priors)
+        except ValueError as error:
+            self._mistake((*place, "priors"), str(error))
+            return False
+        return True
 
     def _stage(
         self, entry: Any, given: Mapping[str, Any], merge: bool, place: Place

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Self
 
 import torch
+from pydantic import ConfigDict
 from torch import Tensor
 
 from invbench.errors import UserError
@@ -35,6 +36,8 @@ class Prior(ABC):
     `prox` is there, which splitting methods need, and `elementwise` whether the energy is a sum of convex
     functions of one element each: then clipping the proximal point gives that within bounds.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     name: ClassVar[str]
     has_prox: ClassVar[bool] = False

@@ -5,12 +5,14 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from invbench import priors
 from invbench.errors import UserError
 from invbench.priors import LearnedPrior, Prior, Standardised, standardise
 from invbench.problem import WeightedPrior
+from invbench.validation import sentence
 
 if TYPE_CHECKING:
     from invbench.trials.contract import Scene
@@ -23,6 +25,8 @@ IMAGES, WEIGHTS = LEARNING = ("images", "weights")
 
 def check_priors(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """Validate the priors of a study; raises ValueError with a sentence."""
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"must be a mapping of names to weights or options (got {spec!r})")
     for name, options in spec.items():
         found = _options(name, options)
         prior = _build(name.partition("@")[0], found)
@@ -43,7 +47,7 @@ def learned_prior(name: str, options: Mapping[str, Any]) -> LearnedPrior:
     try:
         check_priors({name: options})
         prior = _build(name, options)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from None
     if not isinstance(prior, LearnedPrior):
         raise UserError(f"prior '{name}' learns nothing: there is nothing to fit")
@@ -145,5 +149,12 @@ def _build(name: str, options: Mapping[str, Any]) -> Prior:
     unknown = set(parameters) - _parameters(found[name])
     if unknown:
         raise ValueError(f"prior '{name}' has no parameter '{sorted(unknown)[0]}'")
-    prior: Prior = found[name](**parameters)
+    try:
+        prior: Prior = TypeAdapter(found[name]).validate_python(parameters)
+    except ValidationError as error:
+        item = error.errors()[0]
+        place = ".".join(str(step) for step in item["loc"][:1])
+        raise ValueError(f"prior '{name}': {place} {sentence(item, ())}") from None
+    except UserError as error:
+        raise ValueError(str(error)) from None
     return prior
