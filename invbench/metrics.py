@@ -4,6 +4,7 @@ The harness projects x onto the domain before it calls a metric. Image metrics s
 [0, 1], to which they clip x, so that no method is stretched or clipped in a way of its own.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +142,24 @@ def feature_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa
     return residual.flatten(1).square().sum(1) / problem.target.flatten(1).square().sum(1)
 
 
+@_metric("higher")
+def diversity(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """How far x is from the other pre-images of the same image: mean root mean square distance, on [0, 1].
+
+    The others are the instances with the same truth. NaN where there is none; those that have diverged to
+    NaN count as none. It tells invariance from failure only among results of equal feature error.
+    """
+    others = (_distances(truth) == 0).fill_diagonal_(False)
+    mean: Tensor = _distances(x.clamp(0, 1)).masked_fill(~others, torch.nan).nanmean(1)
+    return mean / math.sqrt(x[0].numel())
+
+
+@_metric("higher", needs_truth=False)
+def activation(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Response <f(x), y> in the direction y; trials scale it so that a natural image has at most 1."""
+    return (problem.network(x) * problem.target).flatten(1).sum(1)
+
+
 @_metric("higher", needs_truth=False)
 def success(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
     """1 where the network takes x for the wanted class, else 0; the mean is the success rate."""
@@ -170,6 +189,13 @@ def support_recovery(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # n
     least = ranked.gather(1, (count - 1).clamp(min=0))
     hits = active & (found >= least) & (found > 0)
     return hits.sum(1).to(x.dtype) / count.squeeze(1)
+
+
+def _distances(x: Tensor) -> Tensor:
+    """|x_i - x_j| of all pairs of instances, (B, ...) -> (B, B), accurate for those that nearly agree."""
+    rows, exact = x.flatten(1), "donot_use_mm_for_euclid_dist"
+    distances: Tensor = torch.cdist(rows, rows, compute_mode=exact)
+    return distances
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -113,6 +113,33 @@ def test_success_for_labels_and_for_directions(generator: torch.Generator) -> No
     assert FOUND["success"](x, None, replace(problem, target=direction)).tolist() == [1, 1, 1]
 
 
+def test_diversity_is_the_mean_distance_to_the_other_preimages_of_an_image(
+    generator: torch.Generator,
+) -> None:
+    x = torch.randn(6, 3, 4, 5, generator=generator, dtype=torch.float64)
+    truth = torch.rand(3, 3, 4, 5, generator=generator, dtype=torch.float64)[[0, 1, 0, 2, 1, 0]]
+    found = FOUND["diversity"](x, truth, PROBLEM).tolist()
+    seen = x.clamp(0, 1).numpy()
+    for i, others in enumerate([[2, 5], [4], [0, 5], [], [1], [0, 2]]):
+        distances = [np.sqrt(np.mean((seen[i] - seen[j]) ** 2)) for j in others]
+        assert found[i] == pytest.approx(np.mean(distances) if others else np.nan, nan_ok=True)
+
+
+def test_diversity_of_results_that_nearly_agree_and_of_one_that_has_diverged() -> None:
+    x = torch.full((3, 3, 32, 32), 0.5)
+    x[1] += 1e-4
+    x[2] = torch.nan
+    found = FOUND["diversity"](x, torch.ones(3, 3, 32, 32), PROBLEM).tolist()
+    assert found == pytest.approx([1e-4, 1e-4, np.nan], rel=1e-3, nan_ok=True)
+
+
+def test_activation_is_the_inner_product_with_the_target(generator: torch.Generator) -> None:
+    x = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
+    f, y = PROBLEM.network(x).numpy(), PROBLEM.target.numpy()
+    expected = [float((f[i] * y[i]).sum()) for i in range(3)]
+    assert FOUND["activation"](x, None, PROBLEM).tolist() == pytest.approx(expected)
+
+
 def test_tf32_is_left_as_it_was() -> None:
     before = torch.backends.cudnn.allow_tf32
     FOUND["ssim"](torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), PROBLEM)

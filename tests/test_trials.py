@@ -13,9 +13,12 @@ from invbench.images import ImageBatch
 from invbench.priors import AlphaNorm, Range, SquaredL2, TotalVariation
 from invbench.registry import catalogue
 from invbench.solver import Randomness
+from invbench.trials.activation import Activation
 from invbench.trials.adversarial import Adversarial
+from invbench.trials.caricature import Caricature
 from invbench.trials.class_inversion import ClassInversion
 from invbench.trials.contract import Scene, Trial
+from invbench.trials.masks import FeatureMask
 from invbench.trials.preimage import Preimage
 from invbench.trials.starts import draw_start
 from invbench.trials.terms import check_priors, weigh
@@ -38,11 +41,16 @@ def scene(count: int = 4, seed: int = 0) -> Scene:
 TRIALS: list[Trial] = [
     Preimage(layer="pool1"),
     Preimage(layer="conv1", start="black", domain="reals", normalisation="size"),
+    Preimage(layer="pool1", mask=FeatureMask(window=2, channels="first_half")),
     ClassInversion(),
     ClassInversion(around="image", target="next", priors={"l2": {"raw": 0.1}}),
     Adversarial(),
     Adversarial(loss="linear", norm="l2", radius=1.0, target="least_likely"),
     Adversarial(loss="cross_entropy", target="next", priors={"l2": 1}),
+    Activation(layer="pool1"),
+    Activation(layer="conv1", extent="channel", order="network", start="natural"),
+    Caricature(layer="pool1"),
+    Caricature(layer="fc1", start="grey", priors={"l2": 1}),
 ]
 
 

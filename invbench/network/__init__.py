@@ -1,5 +1,6 @@
 """Networks as inversion sees them: frozen, cut at any stage, and read as a chain where they are one."""
 
+from invbench.network.appended import append
 from invbench.network.chain import Stage
 from invbench.network.frozen import Network, parse
 from invbench.network.interpretation import NoChainError, interpret
@@ -11,6 +12,7 @@ __all__ = [
     "NoChainError",
     "Stage",
     "after",
+    "append",
     "convolution",
     "convolutions",
     "inputs_of",

@@ -17,7 +17,7 @@ _LABELS = {
     "peak_memory": "memory",
     "prepare_seconds": "offline s",
 }
-_HIGHER = frozenset({"psnr", "ssim", "success", "support_recovery"})
+_HIGHER = frozenset({"psnr", "ssim", "success", "support_recovery", "activation", "diversity"})
 _ORDER = ("objective", "feature_error", "mse", "psnr", "ssim", "success", "distortion_l2", "distortion_linf")
 _HUMAN = frozenset({"work", "peak_memory", "iteration"})
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -11,7 +11,7 @@ from invbench.losses import CrossEntropy, InnerProduct, Loss, TargetedMargin
 from invbench.meter import Meter
 from invbench.problem import Problem
 from invbench.solver import NonNegative, Positive
-from invbench.trials.classes import Wrong, wrong_classes
+from invbench.trials.classes import Wrong, demand_classes, wrong_classes
 from invbench.trials.contract import Posed, Priors, Scene, Trial
 from invbench.trials.terms import weigh
 
@@ -46,6 +46,7 @@ class Adversarial(Trial):
 
     def pose(self, scene: Scene) -> Posed:
         """See `Trial.pose`."""
+        demand_classes(scene.network)
         pixels = scene.images.pixels
         predicted, wrong = wrong_classes(scene.network(pixels), self.target)
         loss, target = self._loss(predicted, wrong, len(scene.classes), pixels)

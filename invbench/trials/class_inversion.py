@@ -10,7 +10,7 @@ from invbench.domains import Box
 from invbench.losses import CrossEntropy
 from invbench.meter import Meter
 from invbench.problem import Problem
-from invbench.trials.classes import Wrong, wrong_classes
+from invbench.trials.classes import Wrong, demand_classes, wrong_classes
 from invbench.trials.contract import Posed, Priors, Scene, Trial
 from invbench.trials.starts import Start, draw_start
 from invbench.trials.terms import weigh
@@ -45,6 +45,7 @@ class ClassInversion(Trial):
 
     def pose(self, scene: Scene) -> Posed:
         """See `Trial.pose`."""
+        demand_classes(scene.network)
         pixels, classes = scene.images.pixels, self._classes(scene)
         own = self.around == "image"
         problem = Problem(

@@ -4,7 +4,19 @@ from typing import Literal
 
 from torch import Tensor
 
+from invbench.errors import UserError
+from invbench.network import Network
+
 Wrong = Literal["runner_up", "next", "least_likely"]
+
+
+def demand_classes(network: Network) -> None:
+    """Raise UserError where the outputs of a network are no scores of classes, `(B, K)`, but maps."""
+    if len(network.output_shape) != 1:
+        raise UserError(
+            f"network '{network.name}' names no classes here, as its output is of shape "
+            f"{network.output_shape}: use a trial that needs none, or a network whole for this size of images"
+        )
 
 
 def wrong_classes(output: Tensor, choice: Wrong) -> tuple[Tensor, Tensor]:
