@@ -1,7 +1,7 @@
 """What a study is: cells, each of them one run of a method, and measurements beside them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self
 
 from annotated_types import Gt
@@ -91,8 +91,8 @@ class Conditions:
     def plain(self) -> dict[str, Any]:
         """What identifies the run, beside the content of weights and images."""
         return {
-            "images": {key: value for key, value in self.images.items() if key not in ("path", "root")},
-            "network": {key: value for key, value in self.network.items() if key != "weights"},
+            "images": _without_paths(self.images),
+            "network": _without_paths(self.network),
             "seed": self.seed,
             "device": self.device,
             "dtype": self.dtype,
@@ -127,8 +127,8 @@ class Cell(Conditions):
         """See `Conditions.plain`."""
         return super().plain() | {
             "trial": self.trial_name,
-            "trial_parameters": repr(self.trial),
-            "method": self.method.plain(),
+            "trial_parameters": repr(replace(self.trial, priors=_without_paths(self.trial.priors))),
+            "method": _without_paths(self.method.plain()),
             "budget": self.budget.model_dump(exclude_none=True),
             "tuning": None if self.tuning is None else self.tuning.model_dump(exclude={"default"}),
         }
@@ -185,6 +185,15 @@ class Measurement(Conditions):
         }
 
 
+def _without_paths(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What does not depend on where files lie; their content is hashed apart."""
+    return {
+        key: _without_paths(value) if isinstance(value, Mapping) else value
+        for key, value in spec.items()
+        if key not in ("path", "root", "weights")
+    }
+
+
 def _columns(prefix: str, value: Any) -> dict[str, str | float]:
     """Plain data as columns: what is nested gets names such as `trial.priors.tv`."""
     if isinstance(value, Mapping) and (value or not prefix):
@@ -205,7 +214,11 @@ def show_images(images: Mapping[str, Any]) -> str:
 
 def show_network(network: Mapping[str, Any]) -> str:
     """A network as tables name it: its name and the parameters given."""
-    parameters = show_parameters({k: v for k, v in network.items() if k not in ("name", "weights")})
+    own = {key: value for key, value in network.items() if key not in ("name", "weights")}
+    if isinstance(own.get("images"), Mapping):
+        source, size = (own["images"].get(key, "") for key in ("source", "size"))
+        own["images"] = f"{source} {size} px" if size else source
+    parameters = show_parameters(own)
     return f"{network['name']} ({parameters})" if parameters else str(network["name"])
 
 

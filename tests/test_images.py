@@ -278,6 +278,40 @@ def test_flat_folder_is_one_class(tmp_path: Path) -> None:
     assert [len(part) for part in every_name(source).values()] == [4, 1, 1, 2]
 
 
+@pytest.mark.parametrize(
+    ("share", "counts"), [(0.2, [24, 4, 4, 8]), (0.6, [8, 4, 4, 24]), (0.975, [0, 0, 1, 39])]
+)
+def test_a_share_for_test_may_be_asked_for(share: float, counts: list[int], tmp_path: Path) -> None:
+    plant(tmp_path / "p", {f"{n}.png": picture(n, kind="PNG") for n in range(40)})
+    source = open_images("folder", 16, path=str(tmp_path / "p"), test=share)
+    names = every_name(source)
+    assert [len(part) for part in names.values()] == counts
+    assert len(set().union(*names.values())) == 40
+    default = open_images("folder", 16, path=str(tmp_path / "p"))
+    assert (source.digest == default.digest) == (share == 0.2)
+    assert every_name(default)["test"] <= names["test"]
+
+
+def test_the_default_digest_of_a_folder_stays(tmp_path: Path) -> None:
+    """What is cached was named by it."""
+    plant(tmp_path / "p", {f"{n}.bin.png": bytes([n]) for n in range(3)})
+    source = open_images("folder", 16, path=str(tmp_path / "p"))
+    assert source.digest == "87da0585e831508aa6ba018c00dafa18cda479848f5cc61fc835ac60c0ff2340"
+
+
+@pytest.mark.parametrize("share", [0, 1, 1.5, -0.1, True, "half", float("nan")])
+def test_a_share_that_is_none_is_told(share: object, tmp_path: Path) -> None:
+    plant(tmp_path, class_folders(2))
+    with pytest.raises(UserError, match=r"images 'folder': test is .*, but a share between 0 and 1"):
+        open_images("folder", 16, path=str(tmp_path), test=share)
+
+
+def test_a_share_beside_folders_that_say_it_is_told(tmp_path: Path) -> None:
+    plant(tmp_path, {f"{part}/{n}.jpg": picture(n) for part, n in (("train", 0), ("test", 1))})
+    with pytest.raises(UserError, match="says what is for test by its folders: leave out 'test'"):
+        open_images("folder", 16, path=str(tmp_path), test=0.2)
+
+
 def test_bad_files_are_skipped_and_named(tmp_path: Path) -> None:
     files = {f"{n}.jpg": picture(n) for n in range(40)}
     files |= {"cut.jpg": picture(90)[:-200], "small.jpg": picture(91, 10, 10), "fake.png": b"no image"}

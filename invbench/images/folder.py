@@ -16,9 +16,10 @@ from invbench.images.container import Entry, open_container
 from invbench.images.source import Images, Member, Pixels, Split, Unusable, divide
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-#: Shares of each class that are held out where a folder `test` exists, and where none does.
+#: Shares of each class that are held out where a folder `test` exists.
 BESIDE_TEST: dict[Split, float] = {"tuning": 0.05, "validation": 0.05}
-WITHOUT_TEST: dict[Split, float] = {"test": 0.2, "tuning": 0.1, "validation": 0.1}
+#: Share of each class that is for test where there is none, if nothing else is asked for.
+TEST = 0.2
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ class Folder(Images, source="folder"):
 
     Folders that hold everything else are looked through. If folders `train` and `test` remain at the top,
     reported images are those of `test`, and a twentieth each of `train` is held out for tuning and for
-    validation. Otherwise the files of each class are ranked by checksum: the first fifth is for test, a tenth
-    each for tuning and validation, the rest for training. The first folder further down is the class; where
-    there is none, all images are of one class. Files of equal content count once.
+    validation. Otherwise the files of each class are ranked by checksum: the first fifth, or the share
+    `test`, is for test, a tenth each (a quarter of what is left, if that is less) for tuning and for
+    validation, the rest for training.
+    The first folder further down is the class; where there is none, all images are of one class. Files of
+    equal content count once.
 
     Nothing is cached on disk, and only what is asked for is decoded. Checksums are CRC-32, which a zip file
     lists without being unpacked; a folder has the same splits and the same digest as a zip file of it.
@@ -53,23 +56,27 @@ class Folder(Images, source="folder"):
     Args:
         size: side of the images.
         path: the folder or zip file.
+        test: share of the images that are for test, in (0, 1), where no folders say so; by default a fifth.
 
     Raises:
-        UserError: if there is none, or it holds no images.
+        UserError: if there is none, it holds no images, or both a share and folders say what is for test.
     """
 
-    def __init__(self, size: int, path: str) -> None:
+    def __init__(self, size: int, path: str, test: float | None = None) -> None:
         self._path = path
+        self._test = _share(test)
         folder = Path(path).expanduser()
         self._container = open_container(folder)
         self._files = list(_interpreted([entry for entry in self._container.entries() if _is_image(entry)]))
         if not self._files:
             raise UserError(f"images 'folder': {path} holds no images (no {', '.join(SUFFIXES)})")
+        if test is not None and any(file.part for file in self._files):
+            raise UserError(f"images 'folder': {path} says what is for test by its folders: leave out 'test'")
         groups: dict[str, list[_File]] = {label: [] for label in sorted({file.label for file in self._files})}
         super().__init__(size, [label or folder.stem for label in groups])
         for file in self._distinct():
             groups[file.label].append(file)
-        self._splits = [_divided(group, index) for index, group in enumerate(groups.values())]
+        self._splits = [_divided(group, index, self._test) for index, group in enumerate(groups.values())]
 
     @property
     def where(self) -> str:
@@ -78,9 +85,13 @@ class Folder(Images, source="folder"):
 
     @property
     def digest(self) -> str:
-        """Hash over names, sizes and checksums of the files, which stand for their content."""
+        """Hash over names, sizes and checksums of the files, which stand for their content.
+
+        A share for test is part of it where it is not the default.
+        """
         listing = sorted((file.path, file.entry.size, file.entry.checksum) for file in self._files)
-        return sha256(repr((self.name, self.size, listing)).encode()).hexdigest()
+        share = () if self._test == TEST else (self._test,)
+        return sha256(repr((self.name, self.size, listing, *share)).encode()).hexdigest()
 
     def members(self, split: Split) -> list[Sequence[Member]]:
         """The files of each class."""
@@ -109,6 +120,15 @@ class Folder(Images, source="folder"):
                 yield file
 
 
+def _share(test: float | None) -> float:
+    """The share for test; raises UserError for what is none."""
+    if test is None:
+        return TEST
+    if isinstance(test, bool) or not isinstance(test, int | float) or not 0 < test < 1:
+        raise UserError(f"images 'folder': test is {test!r}, but a share between 0 and 1 is needed")
+    return test
+
+
 def _is_image(entry: Entry) -> bool:
     hidden = any(part.startswith((".", "__MACOSX")) for part in entry.parts)
     return not hidden and entry.name.lower().endswith(SUFFIXES)
@@ -129,13 +149,14 @@ def _shared_depth(entries: Sequence[Entry]) -> int:
     return len(PurePosixPath(commonpath(["/".join(entry.parts[:-1]) for entry in entries])).parts)
 
 
-def _divided(files: Sequence[_File], label: int) -> dict[Split, list[Member]]:
+def _divided(files: Sequence[_File], label: int, test: float) -> dict[Split, list[Member]]:
     """The splits of one class, from files in the order of their checksums."""
     tested = [Member(file.entry.name, label) for file in files if file.part == "test"]
     others = [Member(file.entry.name, label) for file in files if file.part != "test"]
     if any(file.part for file in files):
         return {**divide(others, BESIDE_TEST), "test": tested}
-    return divide(others, WITHOUT_TEST)
+    rest = min(0.1, (1 - test) / 4)
+    return divide(others, {"test": test, "tuning": rest, "validation": rest})
 
 
 def _square(content: bytes, size: int) -> Pixels:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from invbench import cache
 from invbench.errors import UserError
-from invbench.images import Images
+from invbench.images import Images, open_images
 from invbench.network import Network, parse
 from invbench.networks.architectures import Architecture, Recipe, find
 from invbench.networks.classifier import accuracy, train_classifier
@@ -24,6 +24,9 @@ from invbench.training import Progress
 
 __all__ = ["Trained", "check_finite", "find", "load", "save"]
 
+#: Parameters of every network, beside those of its architecture.
+COMMON = ("weights", "seed", "images")
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -32,13 +35,16 @@ class Trained:
     Attributes:
         network: ready to be inverted.
         origin: where the weights come from, in words.
-        accuracy: share of the held-out images whose class it names, or None where that was not measured.
+        classes: names of the classes in the order of its outputs; none where the output is no vector.
+        accuracy: share of the held-out images whose class it names, or None where that was not measured; of
+            the whole network, on the images that it was trained on.
         held_out: number of the images that this is the share of, or None where it was not recorded.
         seconds: that the training took, or None.
     """
 
     network: Network
     origin: str
+    classes: tuple[str, ...] = ()
     accuracy: float | None = None
     held_out: int | None = None
     seconds: float | None = None
@@ -66,21 +72,81 @@ def load(
     """A network by name.
 
     Its weights come from `weights: PATH` if given; else, for a trained network, from the user's cache or the
-    package if they hold what this recipe makes of these images, and otherwise from a training now.
+    package if they hold what this recipe makes of the images of its training, and otherwise from a training
+    now. Where the images that it is applied to are of another size, the network ends before the first stage
+    that needs the size of the training, such as a dense layer.
 
     Args:
         name: one of `find()`, or `module:factory` for a network of one's own: the factory is called with the
             parameters and returns an nn.Module for images of the size in use.
         parameters: `weights` (a file with a state dict, .safetensors or of torch.save), `seed` (of
-            initialisation and training), and those of the architecture.
-        images: what it is trained on and applied to.
+            initialisation and training), `images` (what it is made for and trained on, as a study names
+            images; by default those that it is applied to), and those of the architecture.
+        images: what it is applied to.
         progress: called with (done, total, text) during a training.
         refresh: train although there are weights, and put the new ones into the cache.
 
     Raises:
-        UserError: there is no such network or parameter, or the weights do not fit.
+        UserError: there is no such network or parameter, or the weights or images do not fit.
     """
-    own = {key: value for key, value in parameters.items() if key not in ("weights", "seed")}
+    source = _training_images(name, parameters.get("images"), images)
+    module, origin, figures = _with_weights(name, parameters, source, progress, refresh)
+    whole = parse(module, source.shape, name)
+    network = whole if source.size == images.size else _resized(whole, images)
+    if source is not images:
+        origin += f", for {source.name} images of {source.size} px"
+    if len(network.stages) < len(whole.stages):
+        origin += f", up to {network.stages[-1]}"
+    return Trained(network, origin, _classes(network, source), **figures)
+
+
+def _training_images(name: str, spec: Any, images: Images) -> Images:
+    """What a network is made for: the images that its parameter `images` names, or those it is applied to."""
+    if spec is None:
+        return images
+    if not isinstance(spec, Mapping) or "source" not in spec:
+        raise UserError(
+            f"network '{name}': images are what it is trained on, such as "
+            f"{{source: folder, path: cifar10.zip, size: 32}} (got {spec!r})"
+        )
+    return open_images(**{"size": images.size, **spec})
+
+
+def _resized(network: Network, images: Images) -> Network:
+    """The longest part of a network that takes images of another size and gives what it was made to give.
+
+    That is a map with as many channels or a vector of as many entries as before.
+
+    Raises:
+        UserError: not even its first stage does.
+    """
+    for part in (network, *(network.cut(stage) for stage in reversed(network.stages))):
+        try:
+            found = parse(part.module, images.shape, network.name)
+        except UserError:
+            continue
+        before, after = part.output_shape, found.output_shape
+        if len(before) == len(after) and before[:1] == after[:1]:
+            return found
+    raise UserError(
+        f"network '{network.name}', made for images of {network.input_shape[-1]} px, "
+        f"has no stage that takes images of {images.size} px"
+    )
+
+
+def _classes(network: Network, images: Images) -> tuple[str, ...]:
+    """Names for the outputs, those of the images' classes where there are as many; none for a map."""
+    if len(network.output_shape) != 1:
+        return ()
+    (count,) = network.output_shape
+    return images.classes if len(images.classes) == count else tuple(f"class {n}" for n in range(count))
+
+
+def _with_weights(
+    name: str, parameters: Mapping[str, Any], images: Images, progress: Progress, refresh: bool
+) -> tuple[nn.Module, str, dict[str, Any]]:
+    """A module for images with its weights, where they come from, and what is known about them."""
+    own = {key: value for key, value in parameters.items() if key not in COMMON}
     path, seed = parameters.get("weights"), _seed(name, parameters)
     architecture = None if ":" in name else _architecture(name)
     with torch.random.fork_rng(devices=[]):
@@ -101,9 +167,8 @@ def load(
         found = None if refresh else _found(key)
         state, about, origin = found or _train(module, architecture.recipe, key, seed, images, progress)
         fit_weights(module, state, f"trained weights {key}")
-        network = parse(module, images.shape, name)
-        return Trained(network, origin, **_figures(about))
-    return Trained(parse(module, images.shape, name), origin)
+        return module, origin, _figures(about)
+    return module, origin, {}
 
 
 def save(trained: Trained, path: Path) -> None:
@@ -144,10 +209,8 @@ def _build(architecture: Architecture, own: Mapping[str, Any], images: Images) -
     name, known = architecture.name, architecture.parameters
     for key in own:
         if key not in known:
-            near = get_close_matches(key, [*known, "weights", "seed"], 1)
-            hint = (
-                f"did you mean '{near[0]}'?" if near else f"it takes {', '.join([*known, 'weights', 'seed'])}"
-            )
+            near = get_close_matches(key, [*known, *COMMON], 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it takes {', '.join([*known, *COMMON])}"
             raise UserError(f"network '{name}' has no parameter '{key}': {hint}")
     try:
         return architecture.build(len(images.classes), images.size, **own)

@@ -11,7 +11,7 @@ from invbench.errors import UserError
 from invbench.images import Images
 from invbench.network import parse
 from invbench.networks import architectures, find, load
-from invbench.networks.architectures import Recipe, ResidualBlock, architecture
+from invbench.networks.architectures import InceptionBlock, Recipe, ResidualBlock, architecture
 
 #: Architectures of our own at small sizes: name, pixels, parameters, stages.
 SMALL: list[tuple[str, int, dict[str, float | str], str]] = [
@@ -45,6 +45,7 @@ SMALL: list[tuple[str, int, dict[str, float | str], str]] = [
         "conv4_1 conv4_2 conv4_3 pool4 conv5_1 conv5_2 conv5_3 pool5 fc",
     ),
     ("resnet", 16, {"width": 4}, "stem block1 block2 block3 head"),
+    ("inception", 16, {"width": 8}, "stem pool1 block1 pool2 block2 pool3 block3 head"),
 ]
 
 #: Tensors of `shallow_cnn` that no training changes.
@@ -52,7 +53,7 @@ CONSTANTS = {"normalise.mean", "normalise.std"}
 
 
 def test_the_catalogue_has_a_line_about_each() -> None:
-    ours = {"lenet", "vgg11", "alexnet", "random_cnn", "random_vgg16", "shallow_cnn", "resnet"}
+    ours = {"lenet", "vgg11", "alexnet", "random_cnn", "random_vgg16", "shallow_cnn", "resnet", "inception"}
     theirs = {
         f"torchvision_{name}" for name in ("alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18")
     }
@@ -95,7 +96,7 @@ def test_every_architecture_runs_and_is_cut_at_every_stage(
 
 @pytest.mark.parametrize(
     ("name", "size", "own"),
-    [(name, size, own) for name, size, own, _ in SMALL if name != "resnet"]
+    [(name, size, own) for name, size, own, _ in SMALL if name not in ("resnet", "inception")]
     + [("vgg11", 32, {"width": 0.05, "batch_norm": False})],
 )
 def test_chains_agree_with_their_networks(name: str, size: int, own: dict[str, float]) -> None:
@@ -144,6 +145,34 @@ def test_a_residual_block_adds_its_input() -> None:
             weight = block.get_parameter("shortcut.weight")[:, :, 0, 0]
             shortcut = torch.einsum("oc,bchw->bohw", weight, x[:, :, ::stride, ::stride])
         torch.testing.assert_close(block.eval()(x), shortcut.clamp(min=0))
+
+
+def test_an_inception_network_says_why_it_is_no_chain() -> None:
+    network = parse(find()["inception"].build(5, 16, width=8), (3, 16, 16))
+    assert network.chain is None
+    assert "'block1' is an InceptionBlock" in str(network.reason)
+
+
+def test_an_inception_block_sees_four_ways() -> None:
+    """Its channels respond to one pixel within 1 x 1, 3 x 3, 5 x 5, and within the window of the pool."""
+    torch.manual_seed(0)
+    block = InceptionBlock(3, 32).double().eval()
+    for layer in block.modules():  # no unit may be dead, and nothing may be cut off by a ReLU
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.constant_(layer.bias, 10.0)
+    base = torch.rand(1, 3, 9, 9, dtype=torch.float64)
+    poked = base.clone()
+    poked[:, :, 4, 4] += 2.0
+    parts = (block(poked) - block(base))[0].ne(0).split([8, 16, 4, 4])
+    for part, reach in zip(parts, (0, 1, 2, 1), strict=True):
+        inside = torch.zeros(9, 9, dtype=torch.bool)
+        inside[4 - reach : 5 + reach, 4 - reach : 5 + reach] = True
+        assert torch.equal(part.any(0), inside)
+
+
+def test_the_channels_of_inception_are_told(images: Images) -> None:
+    with pytest.raises(UserError, match=r"'inception' cannot be built .*multiple of 16 channels, but 6 are"):
+        load("inception", {"width": 3}, images)
 
 
 def test_random_filters_keep_the_scale_of_activations() -> None:
