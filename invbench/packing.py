@@ -8,7 +8,7 @@ What goes, and what stays:
 - of the images those that the page shows: per comparison that has a grid, the reconstructions of the methods
   in it, and the truths, at the instances in it; clipped to [0, 1], averaged down by the largest factor that
   the page averages by (1 for small images), to 16 bits;
-- the analyses that the study plans, the same holding for their tracebacks;
+- the analyses that the study plans with their pictures, the same holding for their tracebacks;
 - study, environment, plan and the page as they are.
 
 The same results give the same bytes.

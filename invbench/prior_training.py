@@ -88,7 +88,9 @@ class Trained:
     def plain(self) -> dict[str, Any]:
         """Plain data for reports."""
         return {
+            "name": self.prior.name,
             "recipe": repr(self.prior),
+            "network": self.subject.network.name if self.subject.network else "",
             "layer": self.subject.layer,
             "images": self.subject.images.where,
             "origin": self.origin,

@@ -34,9 +34,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = quick(tmp_path_factory.mktemp("whole"), instances=9, layers=("pool1",)).folder
     (folder / "study.yaml").write_text(CLAIMS)
     (folder / "analyses").mkdir()
-    (folder / "analyses" / "k.json").write_text(
-        '{"name": "coherence", "parameters": {}, "rows": [{"max": 1}]}'
-    )
+    picture = {"title": "one pixel", "png": "iVBORw0KGgo=", "width": 1, "height": 1}
+    record = {"name": "coherence", "parameters": {}, "rows": [{"max": 1}], "pictures": [picture]}
+    (folder / "analyses" / "k.json").write_text(json.dumps(record))
     whole = load(folder)
     (folder / "report.html").write_text(render(whole))
     return whole
@@ -80,6 +80,7 @@ def test_the_rest_is_the_same(results: Results, packed: Results) -> None:
     assert packed.missing == 0
     assert packed.analyses == results.analyses
     assert len(packed.analyses) == 1
+    assert packed.analyses[0]["pictures"][0]["title"] == "one pixel"
     for ours, theirs in zip(packed.records, results.records, strict=True):
         assert "trace" not in ours
         assert ours == {key: value for key, value in theirs.items() if key not in ("trace", "traceback")} | (

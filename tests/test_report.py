@@ -18,6 +18,7 @@ from invbench.report.attachment import attach, final_rows
 from invbench.report.comparisons import Method, compare
 from invbench.report.figures import inline
 from invbench.report.pictures import choose, grids
+from invbench.report.priors import learned_priors
 from invbench.report.prose import environment_rows, skipped, summary
 from invbench.report.scores import Scores, score
 from invbench.store import Store, load
@@ -363,3 +364,32 @@ def test_the_page_says_what_the_study_is_and_how_good_its_networks_are(tmp_path)
     page = render(results)
     said = "JPEG copies &lt;b&gt;of images&lt;/b&gt; lenet names 74.0 % of its held-out images."
     assert f'<p class="description">{said}</p>' in page
+
+
+def test_learned_priors_have_a_table_of_their_own(tmp_path):
+    about = {
+        "name": "foe",
+        "recipe": "FieldOfExperts(patch=8, channels='full')",
+        "layer": "",
+        "images": "'bundled'",
+        "origin": "trained now",
+        "training_seconds": 41.234,
+    }
+    other = about | {"recipe": HOSTILE, "layer": "pool1", "images": HOSTILE, "training_seconds": None}
+    folder = Folder(tmp_path, 2)
+    folder.add()
+    page = render(folder.finish(environment={"cores": 2, "priors": [about, other]}))
+    table = re.search(r'<table class="priors">.*?</table>', page, re.DOTALL)[0]
+    rows = [Page(row).words() for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
+    assert rows[1] == "foe patch=8, channels=fullpixelsbundledtrained now41.2"
+    assert rows[2].endswith("trained now–") and "pool1" in rows[2] and HOSTILE in rows[2]
+    assert HOSTILE not in page and "priors.recipe" not in page
+    assert environment_rows({"cores": 2, "priors": [about]}) == [("cores", "2")]
+    Page(page)
+
+
+def test_the_table_of_priors_is_there_only_where_there_are_some(tmp_path):
+    for environment in ({}, {"priors": []}, {"priors": None}):
+        assert learned_priors(environment) == ()
+    page = render(quick(tmp_path, layers=("conv1",)))
+    assert "Learned priors" not in page and '<table class="priors">' not in page

@@ -43,8 +43,11 @@ class Plot:
 class Picture:
     """A picture that an analysis found.
 
+    Records keep it with 8 bits a channel: to the pixel where it is small, averaged down where it is large
+    (see `harness.picturing`).
+
     Attributes:
-        title: what is seen, in a few words.
+        title: what is seen, in a few words; also what readers who do not see the picture are told.
         pixels: `(C, H, W)` in [0, 1], with C 1 (grey) or 3.
     """
 

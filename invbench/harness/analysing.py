@@ -11,6 +11,7 @@ from invbench.clock import Clock
 from invbench.errors import UserError
 from invbench.harness.bench import Bench
 from invbench.harness.outcome import blank, made_by, recorded
+from invbench.harness.picturing import plain
 from invbench.store import Record
 from invbench.study import Measurement
 from invbench.trials.contract import Scene
@@ -62,6 +63,7 @@ def _blank(measurement: Measurement, key: str) -> Record:
         "name": measurement.name,
         "parameters": measurement.parameters(),
         "rows": [],
+        "pictures": [],
         "plot": None if plot is None else asdict(plot),
         "analysis": measurement.plain(),
         "device": measurement.device,
@@ -76,7 +78,8 @@ def _run(analysis: Analysis, scene: Scene, record: Record) -> None:
     except Refused as refusal:
         record |= {"status": "refused", "reason": str(refusal)}
         return
-    rows = found.rows if isinstance(found, Findings) else found
+    rows, pictures = (found.rows, found.pictures) if isinstance(found, Findings) else (found, [])
+    record["pictures"] = [plain(picture) for picture in pictures]
     record["rows"] = [_checked(row, record["parameters"]) for row in rows]
 
 

@@ -13,6 +13,7 @@ from invbench.report.attachment import attach
 from invbench.report.comparisons import ORACLE, compare
 from invbench.report.offline import offline_costs
 from invbench.report.palette import styles
+from invbench.report.priors import learned_priors
 from invbench.report.prose import environment_rows, networks, skipped, stated, summary
 from invbench.report.scores import score
 from invbench.report.statistics import DRAWS
@@ -78,6 +79,7 @@ def _context(results: Results, command: str, trends: Markup | None) -> dict[str,
         "variants": variants,
         "has_variants": len(variants) > 1,
         "environment": environment_rows(results.environment),
+        "priors": learned_priors(results.environment),
         "skipped": skipped(results.environment),
         "trends": trends,
         "study_text": results.study,

@@ -1,4 +1,4 @@
-"""What the analyses of a study have measured: figures where one declares them, and tables."""
+"""What the analyses of a study have measured: figures where one declares them, pictures, and tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from invbench.method import show_parameters
 from invbench.report.attachment import Attachment, attach_rows
 from invbench.report.comparisons import Array
 from invbench.report.drawing import Plot, draw, fit_axis, look
+from invbench.report.gallery import Gallery, galleries
 from invbench.report.palette import HUES, Style
 from invbench.report.quantities import MISSING, label, number
 from invbench.store import Record, Results
@@ -59,6 +60,7 @@ class Measured:
         plots: figures side by side.
         legend: of their lines; empty where there is one line.
         note: what the figures leave out, or "".
+        gallery: pictures.
         columns: of the table.
         rows: the first `ROWS`, as text.
         left_out: number of the others.
@@ -74,6 +76,7 @@ class Measured:
     plots: tuple[Plot, ...]
     legend: tuple[Legend, ...]
     note: str
+    gallery: Gallery
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     left_out: int
@@ -83,41 +86,85 @@ class Measured:
 def measured(results: Results) -> tuple[Measured, ...]:
     """Every analysis of the study, in its order."""
     found, drawn = [], 0
-    for n, record in enumerate(_gathered(results.analyses), start=1):
-        one = _measured(f"analysis-{n}", record, FIGURES - drawn)
+    records = list(_gathered(results.analyses))
+    for n, (record, gallery) in enumerate(zip(records, galleries(records), strict=True), start=1):
+        one = _measured(f"analysis-{n}", record, FIGURES - drawn, gallery)
         drawn += len(one.plots)
         found.append(one)
     return tuple(found)
 
 
 def _gathered(records: Sequence[Record]) -> Iterator[Record]:
-    """The records; those of a single row that follow each other, of one kind, as one table.
+    """The records; those that follow each other, of one kind, in one figure or in one table.
 
-    Parameters in which they differ become its first columns.
+    Where the lines of a figure go by a parameter, as by `solver`, records that differ in it alone are drawn
+    as one. Of records of a single row, parameters in which they differ become its first columns.
     """
-    for _, group in groupby(enumerate(records), lambda one: _table(*one)):
+    for _, group in groupby(enumerate(records), lambda one: _figure(one[1]) or _table(*one)):
         alike = [record for _, record in group]
-        first = alike[0]
-        if len(alike) == 1:
-            yield first
-            continue
-        stated = [record["parameters"] for record in alike]
-        shared = {key: value for key, value in stated[0].items() if all(p[key] == value for p in stated)}
-        rows = [
-            {key: value for key, value in p.items() if key not in shared} | record["rows"][0]
-            for p, record in zip(stated, alike, strict=True)
-        ]
-        yield first | {"parameters": shared, "rows": rows}
+        if _figure(alike[0]):
+            yield _overlaid(alike)
+        elif len(alike) == 1:
+            yield alike[0]
+        else:
+            yield _stacked(alike)
+
+
+def _overlaid(alike: Sequence[Record]) -> Record:
+    """Records whose lines go by a parameter, as one, with this parameter as first column.
+
+    Their first rows come first, then their second ones: what is to be compared stands together.
+    """
+    line = alike[0]["plot"]["lines"]
+    rows = [
+        {line: _line(record["parameters"], line)} | record["rows"][n]
+        for n in range(max(len(record["rows"]) for record in alike))
+        for record in alike
+        if n < len(record["rows"])
+    ]
+    return alike[0] | {"parameters": _beside(alike[0]["parameters"], line), "rows": rows}
+
+
+def _stacked(alike: Sequence[Record]) -> Record:
+    """Records of a single row each, as one table."""
+    stated = [record["parameters"] for record in alike]
+    shared = {key: value for key, value in stated[0].items() if all(p[key] == value for p in stated)}
+    rows = [
+        {key: value for key, value in p.items() if key not in shared} | record["rows"][0]
+        for p, record in zip(stated, alike, strict=True)
+    ]
+    return alike[0] | {"parameters": shared, "rows": rows}
+
+
+def _figure(record: Record) -> tuple[object, ...]:
+    """What records share that are lines of one figure; nothing where lines are no parameter."""
+    line = (record.get("plot") or {}).get("lines")
+    stands_alone = record.get("pictures") or record.get("status") != "done"
+    if not line or line not in record["parameters"] or stands_alone:
+        return ()
+    return (record["name"], *_beside(record["parameters"], line).items())
+
+
+def _beside(parameters: Mapping[str, Any], line: str) -> dict[str, Any]:
+    """The parameters but for that of the lines and those within it."""
+    return {key: value for key, value in parameters.items() if not f"{key}.".startswith(f"{line}.")}
+
+
+def _line(parameters: Mapping[str, Any], line: str) -> str:
+    """The name of a line: an entry, with what is set of it."""
+    own = {key.removeprefix(f"{line}."): parameters[key] for key in parameters if key.startswith(f"{line}.")}
+    return f"{parameters[line]} {show_parameters(own)}".strip()
 
 
 def _table(n: int, record: Record) -> tuple[object, ...]:
     """What records share whose single rows may stand in one table; the number of one that stands alone."""
-    if record.get("plot") is not None or record.get("status") != "done" or len(record["rows"]) != 1:
+    stands_alone = record.get("plot") is not None or record.get("pictures")
+    if stands_alone or record.get("status") != "done" or len(record["rows"]) != 1:
         return (n,)
     return (record["name"], *record["parameters"], *record["rows"][0])
 
 
-def _measured(anchor: str, record: Record, room: int) -> Measured:
+def _measured(anchor: str, record: Record, room: int, gallery: Gallery) -> Measured:
     rows: Sequence[Mapping[str, Any]] = record["rows"]
     names = list(dict.fromkeys(name for row in rows for name in row))
     plots, legend, note = _figures(anchor, record, room)
@@ -131,6 +178,7 @@ def _measured(anchor: str, record: Record, room: int) -> Measured:
         plots=plots,
         legend=legend,
         note=note,
+        gallery=gallery,
         columns=tuple(Column(label(name), _numeric(rows, name)) for name in names),
         rows=tuple(tuple(_text(row.get(name), name) for name in names) for row in rows[:ROWS]),
         left_out=max(0, len(rows) - ROWS),

@@ -7,6 +7,8 @@ from invbench.report.comparisons import Comparison
 
 #: Keys of the environment that say on what a study ran, best first.
 _MACHINE = ("processor", "system")
+#: Keys of the environment that have a place of their own on the page.
+_ELSEWHERE = ("skipped", "command", "priors")
 
 
 def summary(
@@ -59,9 +61,7 @@ def networks(environment: Mapping[str, Any]) -> str:
 
 def environment_rows(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value, nested names joined by dots; what the page shows elsewhere is left out."""
-    return list(
-        _flat("", {key: value for key, value in environment.items() if key not in ("skipped", "command")})
-    )
+    return list(_flat("", {key: value for key, value in environment.items() if key not in _ELSEWHERE}))
 
 
 def skipped(environment: Mapping[str, Any]) -> list[str]:

@@ -1,18 +1,23 @@
 """The section on analyses: figures, tables, what was refused or has failed, and the files it carries."""
 
 import gzip
+import re
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from invbench.analyses.contract import Picture
+from invbench.harness.picturing import plain
 from invbench.packing import pack
 from invbench.report import render
 from invbench.report.analyses import FIGURES, LINES, ROWS, measured
+from invbench.report.gallery import BYTES, EACH, LARGE, PAGE, SMALL
 from invbench.store import Results, load
 from tests.results_folder import Folder
-from tests.test_report import HOSTILE, Page
+from tests.test_report import HOSTILE, Page, references
 
 PLOT = {"x": "iteration", "y": "residual", "lines": "stage", "panels": "copy", "log_x": True, "log_y": True}
 
@@ -178,3 +183,71 @@ def test_a_large_table_is_compressed(tmp_path: Path) -> None:
     assert one.download.name.endswith(".csv.gz")
     data = gzip.decompress(b64decode(one.download.uri.partition("base64,")[2]))
     assert data.count(b"\n") == 24001
+
+
+# -- pictures ------------------------------------------------------------------------------------------------
+
+
+def picture(title: str = "filters", height: int = 8, width: int = 5) -> dict[str, Any]:
+    return plain(Picture(title, torch.linspace(0, 1, height * width).reshape(1, height, width)))
+
+
+def test_pictures_stand_under_their_analysis_with_titles(tmp_path: Path) -> None:
+    two = {"rows": [{"max": 0.5}], "pictures": [picture(), picture(HOSTILE, 2, 600)]}
+    page = render(results(tmp_path, two, {"rows": [{"max": 0.7}]}))
+    parsed, text = Page(page), section(page)
+    first, second = re.findall(r"<figure><img ([^>]*)><figcaption>([^<]*)</figcaption></figure>", text)
+    assert f'src="data:image/png;base64,{two["pictures"][0]["png"]}"' in first[0]
+    assert 'alt="filters"' in first[0]
+    assert first[1] == "filters"
+    assert second[1] == "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;"
+    assert HOSTILE not in text
+    assert all(reference.startswith(("data:", "#")) for reference in references(parsed))
+    assert text.index("<img") < text.index('id="analysis-2"')
+
+
+def test_small_pictures_are_enlarged_by_whole_factors(tmp_path: Path) -> None:
+    few = {"pictures": [picture(), picture(height=LARGE + 1)]}
+    many = {"pictures": [picture()] * 3}
+    first, second = measured(results(tmp_path, few, many))
+    sizes = [(shown.width, shown.height) for shown in first.gallery.pictures]
+    factor = LARGE // 8
+    assert sizes == [(5 * factor, 8 * factor), (5, LARGE + 1)]
+    assert second.gallery.pictures[0].height == 8 * (SMALL // 8)
+    rules = render(load(tmp_path)).partition("</style>")[0]
+    assert re.search(r"\.gallery img {[^}]*max-width: 100%[^}]*image-rendering: pixelated", rules)
+
+
+def test_pictures_have_limits_that_are_told(tmp_path: Path) -> None:
+    found = measured(results(tmp_path, *[{"pictures": [picture()] * (EACH + 1)}] * 4))
+    assert [len(one.gallery.pictures) for one in found] == [EACH, EACH, PAGE - 2 * EACH, 0]
+    assert found[0].gallery.note.startswith(f"The first {EACH} of {EACH + 1} pictures are shown: a page")
+    assert found[3].gallery.note.startswith(f"None of {EACH + 1} pictures is shown: a page shows at most")
+    assert all(f"of {EACH + 1} pictures" in section(render(load(tmp_path))) for one in found)
+
+
+def test_pictures_have_a_limit_in_bytes(tmp_path: Path) -> None:
+    large = picture() | {"png": "A" * (BYTES // 2 - 4)}
+    one, other = measured(results(tmp_path, {"pictures": [large, large, large]}, {"pictures": [picture()]}))
+    assert len(one.gallery.pictures) == 2
+    assert one.gallery.note.startswith("The first 2 of 3 pictures")
+    assert other.gallery.pictures == (), "8 bytes are left"
+    assert len(render(load(tmp_path))) < 1.2 * BYTES + 1e6
+
+
+def test_pictures_without_rows_are_enough_and_keep_an_analysis_apart(tmp_path: Path) -> None:
+    alone = {"rows": [], "pictures": [picture()]}
+    drawn = single(0.1) | {"pictures": [picture()]}
+    page = section(render(results(tmp_path, alone, drawn, single(0.2, seed=1), single(0.3, seed=2))))
+    assert "It has no rows" not in page
+    assert [len(one.rows) for one in measured(load(tmp_path))] == [0, 1, 2]
+    assert page.count("<img") == 2
+
+
+def test_a_packed_folder_keeps_the_pictures(tmp_path: Path) -> None:
+    whole = results(tmp_path / "whole", {"rows": [{"max": 0.5}], "pictures": [picture()]})
+    pack(whole.folder, tmp_path / "packed")
+    packed = load(tmp_path / "packed")
+    assert packed.analyses == whole.analyses
+    assert section(render(packed)) == section(render(whole))
+    assert picture()["png"] in (tmp_path / "packed" / "report.html").read_text()

@@ -1,17 +1,23 @@
 """Running analyses: records, resuming, an edited study, packing, and the command line."""
 
+import io
 import json
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import Tensor
 
 from invbench import executors
-from invbench.analyses.contract import Analysis, Plot, Refused, Row
+from invbench.analyses.contract import Analysis, Findings, Picture, Plot, Refused, Row
 from invbench.claims import evaluate, of_study
 from invbench.errors import UserError
 from invbench.harness import Bench, run_analysis
@@ -120,6 +126,75 @@ def test_what_goes_wrong_becomes_part_of_the_record() -> None:
 def test_rows_are_plain_and_keep_off_the_parameters() -> None:
     assert "column n holds a list; rows hold text and numbers" in record_of(lambda _: [{"n": []}])["reason"]
     assert "column seed bears the name of a parameter" in record_of(lambda _: [{"seed": 1}])["reason"]
+
+
+def pictured(*pixels: Any, title: str = "noise") -> dict[str, Any]:
+    """The record of an analysis that finds these pictures."""
+    return record_of(lambda _: Findings([{"n": 1}], [Picture(title, one) for one in pixels]))
+
+
+def decoded(picture: dict[str, Any]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(b64decode(picture["png"]))))
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_pictures_are_kept_to_the_pixel() -> None:
+    colour, grey = noise(3, 5, 7), noise(1, 512, 2).double()
+    record = pictured(colour, grey)
+    assert (record["status"], record["rows"]) == ("done", [{"n": 1}])
+    first, second = record["pictures"]
+    assert (first["title"], first["width"], first["height"]) == ("noise", 7, 5)
+    assert (second["width"], second["height"]) == (2, 512)
+    found, other = decoded(first), decoded(second)
+    assert (found.dtype, found.shape, other.shape) == (np.uint8, (5, 7, 3), (512, 2))
+    assert np.abs(found / 255 - colour.permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(other / 255 - grey[0].numpy()).max() <= 0.5 / 255 + 1e-9
+    ends = decoded(pictured(torch.tensor([[[0.0, 1.0, 0.5]]]))["pictures"][0])
+    assert ends.tolist() == [[0, 255, 128]]
+    json.dumps(record, allow_nan=False)
+
+
+def test_rows_alone_have_no_pictures() -> None:
+    assert record_of(lambda _: [{"n": 1}])["pictures"] == []
+    assert record_of(_refuse)["pictures"] == []
+
+
+def test_large_pictures_are_averaged_down() -> None:
+    large = noise(1, 1030, 4)
+    (picture,) = pictured(large)["pictures"]
+    assert (picture["width"], picture["height"]) == (2, 344)
+    found = decoded(picture) / 255
+    assert found[5, 0] == pytest.approx(float(large[0, 15:18, :3].mean()), abs=1.5 / 255)
+    assert found[-1, -1] == pytest.approx(float(large[0, 1029:, 3:].mean()), abs=1.5 / 255), "the border"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "sentence"),
+    [
+        (noise(2, 4, 4), "picture 'noise' has the shape (2, 4, 4); give (C, H, W) with C 1 or 3"),
+        (noise(4, 4), "has the shape (4, 4)"),
+        (noise(1, 0, 4), "has the shape (1, 0, 4)"),
+        (noise(1, 4, 4) + 1, "picture 'noise' has values outside [0, 1]"),
+        (noise(1, 4, 4) - 1, "has values outside [0, 1]"),
+        (noise(1, 4, 4) * torch.nan, "has values outside [0, 1]"),
+        (noise(1, 4, 4).byte(), "is of torch.uint8; give real numbers in [0, 1]"),
+        (noise(1, 4, 4).numpy(), "holds a ndarray; its pixels are a tensor (C, H, W)"),
+    ],
+)
+def test_what_is_no_picture_is_a_failure_with_a_sentence(pixels: Any, sentence: str) -> None:
+    record = pictured(noise(1, 2, 2), pixels)
+    assert record["status"] == "failed"
+    assert sentence in record["reason"]
+    assert record["pictures"] == []
+
+
+def test_a_picture_needs_a_title_and_its_kind() -> None:
+    assert "has the title ''; say what is seen" in pictured(noise(1, 2, 2), title="")["reason"]
+    record = record_of(lambda _: Findings([], [noise(1, 2, 2)]))  # type: ignore[list-item]
+    assert "among the pictures is a Tensor; give Picture(title, pixels)" in record["reason"]
 
 
 # -- a study -------------------------------------------------------------------------------------------------
