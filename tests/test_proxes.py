@@ -298,13 +298,13 @@ def test_a_loss_and_a_prior_tell_whether_they_have_one():
     assert all(loss.has_prox for loss in LOSSES)
     assert all(prior.has_prox for prior in PRIORS)
     assert not Other().has_prox
-    assert not TotalVariation().has_prox
-    assert not Standardised(TotalVariation(), 2.0).has_prox
+    assert not TotalVariation(1.0).has_prox
+    assert not Standardised(TotalVariation(1.0), 2.0).has_prox
     assert not Prior.has_prox
     with pytest.raises(UserError, match="other: has no proximal operator"):
         Other().prox(torch.zeros(1, 2), torch.zeros(1), 1.0)
     with pytest.raises(UserError, match="tv: has no proximal operator"):
-        Standardised(TotalVariation(), 2.0).prox(torch.zeros(1, 3, 2, 2), 1.0)
+        Standardised(TotalVariation(1.0), 2.0).prox(torch.zeros(1, 3, 2, 2), 1.0)
 
 
 @pytest.mark.parametrize("rho", [0, -1.0, math.nan])

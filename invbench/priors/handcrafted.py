@@ -4,6 +4,7 @@ x is an image batch (B, C, H, W) in [0, 1]. Published weights belong to images i
 degree of a prior they are converted in one place, where studies are read.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -37,6 +38,7 @@ class AlphaNorm(Prior):
 
     name: ClassVar[str] = "alpha_norm"
     has_prox: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
     alpha: float = 6.0
     mean: Colour = 0.5
 
@@ -148,6 +150,24 @@ class TotalVariation(Prior):
         return squares.pow(self.beta / 2).flatten(1).sum(1)
 
     @property
+    def has_prox(self) -> bool:  # type: ignore[override]  # depends on the exponent
+        """Whether beta is 2: then the prox is a linear filter."""
+        return self.beta == 2
+
+    def prox(self, point: Tensor, rho: float | Tensor) -> Tensor:
+        """See `Prior.prox`; for beta = 2, (rho + 2 D^T D)^-1 rho point, D the differences.
+
+        Differences that do not leave the image make D^T D diagonal in the cosines of the DCT-II.
+        """
+        if not self.has_prox:
+            return super().prox(point, rho)
+        (across, bend), (down, fall) = _cosines(point.shape[-1], point), _cosines(point.shape[-2], point)
+        column = _column(self.name, rho, point)
+        factor = column / (column + 2 * (fall[:, None] + bend))
+        found: Tensor = down.T @ (factor * (down @ point @ across.T)) @ across
+        return found
+
+    @property
     def degree(self) -> float:
         """The exponent, beta (exact where epsilon is negligible)."""
         return self.beta
@@ -163,6 +183,7 @@ class SquaredL2(Prior):
 
     name: ClassVar[str] = "l2"
     has_prox: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
     centre: float | Tensor = 0.0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -192,6 +213,7 @@ class L1(Prior):
 
     name: ClassVar[str] = "l1"
     has_prox: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
         """See `Prior.__call__`."""
@@ -223,6 +245,18 @@ def _column(name: str, rho: float | Tensor, x: Tensor) -> Tensor:
     if column.shape not in ((), x.shape[:1]):
         raise UserError(f"{name}: rho has the shape {tuple(column.shape)}; give a number or ({len(x)},).")
     return column.reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _cosines(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The eigenvectors, as rows, and the eigenvalues of the squared differences of `size` numbers in a row.
+
+    Returns:
+        The orthonormal DCT-II, (size, size), and 4 sin^2(pi k / (2 size)), (size,).
+    """
+    k = torch.arange(size, dtype=torch.float64)
+    waves = torch.cos(math.pi / size * k[:, None] * (k + 0.5)) * math.sqrt(2 / size)
+    waves[0] /= math.sqrt(2)
+    return waves.to(like), (4 * torch.sin(math.pi * k / (2 * size)).square()).to(like)
 
 
 def _shrunk(radius: Tensor, rho: Tensor, alpha: float) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from invbench import penalties
 from invbench.losses import SquaredError
+from invbench.minimisers import geometric
 from invbench.problem import Problem
-from invbench.solver import Positive, Randomness, Solver
+from invbench.solver import Count, Positive, Randomness, Solver
 from invbench.splitting import ChainProblem, Order, Splitting, State, refusal, sweeps
 
 
@@ -25,10 +26,12 @@ class ADMM(Solver):
 
     The last w is the proximal point of the loss, or, for a squared error behind an activation, the projection
     of (y - t, target) onto the graph of the activation; any other (w_i, v_{i+1}) is the projection of
-    (y_i - t_i, z_{i+1} - u_{i+1}) onto the graph; z_i minimises its two quadratic terms. x = v_0 is the
-    proximal point of the prior, projected onto the domain: always feasible. Last come the duals,
-    t_i += gamma (w_i - y_i) and u_i += gamma (v_i - z_i). `invbench.splitting` has the updates,
-    `invbench.penalties` the choice of rho, c and d.
+    (y_i - t_i, z_{i+1} - u_{i+1}) onto the graph; z_i minimises its quadratic terms. x = v_0 is the
+    projection of z_0 - u_0 onto the domain: always feasible. Priors, on x or on the output of any stage, act
+    on further copies s = z_i with terms of their own, as proximal points; one on every element of x alone
+    acts on v_0, where the domain is a box. Last come the duals, t_i += gamma (w_i - y_i),
+    u_i += gamma (v_i - z_i) and those of s. `invbench.splitting` has the updates, `invbench.penalties` the
+    choice of rho, c and d.
 
     Attributes:
         rho: penalty; None: chosen from the problem, instance by instance.
@@ -38,10 +41,13 @@ class ADMM(Solver):
             back-propagated gradients.
         order: in which the variables are updated (see `splitting.sweeps`).
         dual_step: gamma.
+        prior_scale: factor on the weights of all priors at the first and at the last sweep of the horizon,
+            geometric in between.
+        horizon: sweeps that the fall of the priors spans; after it the last factor holds.
 
     References:
         Wong & Kolter, Neural network inversion beyond gradient descent, 2017, algorithm 1. Chosen penalties,
-        stage weights, and a single preconditioned step for a convolution are ours.
+        stage weights, copies for priors, and a single preconditioned step for a convolution are ours.
     """
 
     rho: Positive | None = None
@@ -49,9 +55,14 @@ class ADMM(Solver):
     growth: Positive | None = None
     order: Order = "backward"
     dual_step: Annotated[float, Gt(0), Le(1)] = 1.0
+    prior_scale: tuple[Positive, Positive] = (1.0, 1.0)
+    horizon: Count | None = None
 
     def refuses(self, problem: Problem) -> str | None:
-        """See `splitting.refusal`."""
+        """See `splitting.refusal`; falling priors need a horizon."""
+        first, last = self.prior_scale
+        if first != last and self.horizon is None:
+            return "prior_scale needs a budget in iterations or work, or a horizon"
         return refusal(problem, "admm")
 
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:
@@ -65,8 +76,9 @@ class ADMM(Solver):
         weights = self._weights(chain, x)
         splitting = Splitting.of(chain, *weights, self._rho(problem, x, weights), self.dual_step)
         state = splitting.start(x)
-        for updates in sweeps(self.order, len(chain.stages)):
-            splitting.sweep(state, updates)
+        for n, updates in enumerate(sweeps(self.order, len(chain.stages))):
+            share = min(n / self.horizon, 1.0) if self.horizon else 0.0
+            splitting.sweep(state, updates, geometric(*self.prior_scale, share))
             yield state
 
     def _weights(self, chain: ChainProblem, x: Tensor) -> penalties.Weights:

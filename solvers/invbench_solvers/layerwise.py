@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -22,7 +22,8 @@ class Layerwise(Solver):
 
         z_i = argmin |act_i(W_i z + b_i) - z_{i+1}|^2 / |z_{i+1}|^2   over the range of act_{i-1}
 
-    The last stage has the loss of the problem instead, the first one its domain and priors. Each of these
+    The last stage has the loss of the problem instead, the first one its domain, and each the priors on its
+    input. Each of these
     problems is started at the forward pass of x and takes a few sweeps of ADMM (`invbench.splitting`). A
     single pass down the chain is no good solution, for errors add up; it is a good start for methods which
     would not get from noise to where the solution is.
@@ -66,7 +67,8 @@ class Layerwise(Solver):
         stages, last = whole.stages[i : i + 1], i == len(whole.stages) - 1
         loss, target = (whole.loss, whole.target) if last else (SquaredError(), wanted)
         weight = whole.loss_weight if last else 1.0
+        priors = tuple(replace(term, stage=0) for term in whole.priors if term.stage == i)
         if i == 0:
-            return ChainProblem(stages, loss, target, whole.domain, whole.priors, weight)
+            return ChainProblem(stages, loss, target, whole.domain, priors, weight)
         reachable = Box(whole.stages[i - 1].activation.lowest, math.inf)
-        return ChainProblem(stages, loss, target, reachable, (), weight)
+        return ChainProblem(stages, loss, target, reachable, priors, weight)

@@ -17,7 +17,7 @@ from invbench.losses import CrossEntropy, SquaredError, TargetedMargin
 from invbench.meter import Meter
 from invbench.network import Network, parse
 from invbench.penalties import penalty
-from invbench.priors import L1, SquaredL2
+from invbench.priors import L1, SquaredL2, TotalVariation
 from invbench.problem import Problem, WeightedPrior
 from invbench.solver import Randomness
 from invbench.splitting import Order
@@ -163,7 +163,9 @@ def test_chosen_penalties_are_those_of_the_problem(strength: float) -> None:
 def test_refusals_say_why() -> None:
     problems = tiny_problems()
     in_box, _ = problems["features in a box"]
-    assert "one with a proximal map, and the problem has tv" in str(ADMM().refuses(in_box))
+    rough = WeightedPrior("tv", 1.0, TotalVariation(1.0))
+    refused = ADMM().refuses(replace(in_box, priors=(rough,)))
+    assert refused == "admm takes priors with a proximal map, and tv has none"
     assert "block1" in str(ADMM().refuses(problems["features of a black box"][0]))
     behind = replace(in_box, priors=(), loss=TargetedMargin(), target=torch.zeros(3, dtype=torch.int64))
     assert "only behind an affine map" in str(ADMM().refuses(behind))

@@ -13,7 +13,8 @@ from invbench.domains import Box
 from invbench.losses import CrossEntropy, SquaredError, TargetedMargin
 from invbench.meter import Meter
 from invbench.network import parse
-from invbench.problem import Problem
+from invbench.priors import TotalVariation
+from invbench.problem import Problem, WeightedPrior
 from invbench.solver import Randomness
 from invbench.splitting import Splitting, State
 from tests.modules import lenet, seeded, sequential
@@ -127,6 +128,7 @@ def test_refusals_say_why() -> None:
     in_box, _ = problems["features in a box"]
     black, _ = problems["features of a black box"]
     behind = replace(in_box, priors=(), loss=TargetedMargin(), target=torch.zeros(3, dtype=torch.int64))
-    assert "layerwise takes at most one prior, one with a proximal map" in str(Layerwise().refuses(in_box))
+    rough = replace(in_box, priors=(WeightedPrior("tv", 1.0, TotalVariation(1.0)),))
+    assert "layerwise takes priors with a proximal map, and tv has none" in str(Layerwise().refuses(rough))
     assert "layerwise needs a chain" in str(Layerwise().refuses(black))
     assert "layerwise takes targeted_margin only behind an affine map" in str(Layerwise().refuses(behind))
