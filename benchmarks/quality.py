@@ -58,7 +58,7 @@ class _Quality:
 
 
 class _PresetQuality(_Quality):
-    """The same for a preset, which may be several solvers in turn, without a prior: splitting takes none."""
+    """The same for a preset, which may be several solvers in turn, without a prior."""
 
     params = (["pool2", "fc1"],)
 

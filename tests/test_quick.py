@@ -39,13 +39,15 @@ def test_it_uses_shipped_weights_and_nothing_is_refused(quick: Study) -> None:
         assert trained.accuracy >= 0.8
         method = with_horizons(cell, bench, cell.method)
         assert refusal(method, problem_for(cell, bench, method)) is None
+    assert {trained.origin for trained in bench.teacher.trained} == {"shipped with the package"}
 
 
 def test_its_analyses_measure(quick: Study) -> None:
-    (measurement,) = quick.measurements
-    record = run_analysis(measurement, Bench(), "key")
-    assert (record["status"], record["reason"]) == ("done", "")
-    assert {row["iteration"] for row in record["rows"]} >= {1, 30}
+    bench = Bench(lambda *_: pytest.fail("the main job must not train"))
+    for measurement in quick.measurements:
+        record = run_analysis(measurement, bench, "key")
+        assert (record["status"], record["reason"]) == ("done", "")
+        assert record["rows"]
 
 
 def test_a_schedule_without_a_horizon_is_told() -> None:

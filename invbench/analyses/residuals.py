@@ -66,14 +66,15 @@ class Residuals(Analysis):
         rows: list[Row] = []
         with closing(states(problem, posed.start, rng)) as source:
             for iteration, state in _on_grid(source, self.iterations):
-                rows += _rows(iteration, stages, _Variables.of(state, name))
+                variables = _Variables.of(state, name)
+                rows += _rows(iteration, stages[: len(variables.z)], variables)
         return rows
 
 
 def _stages(problem: Problem) -> list[str]:
     if problem.network.chain is None:
         raise Refused(f"residuals need a chain of stages: {problem.network.reason}")
-    return [stage.name for stage in problem.network.chain]
+    return [*(stage.name for stage in problem.network.chain), "output"]  # the last where it has a prior
 
 
 def _on_grid(source: Iterator[Any], last: int) -> Iterator[tuple[int, Any]]:

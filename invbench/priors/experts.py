@@ -277,7 +277,7 @@ class Experts(PatchPrior):
     experts: int | None = None
     whitening: Method = "pca"
     steps: int = 5000
-    batch: int = 250
+    batch: int = 500
     lr: float = 0.03
 
     def __post_init__(self) -> None:

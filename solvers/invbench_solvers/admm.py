@@ -1,7 +1,7 @@
 """ADMM through the layers of a network."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import torch
@@ -41,6 +41,8 @@ class ADMM(Solver):
             back-propagated gradients.
         order: in which the variables are updated (see `splitting.sweeps`).
         dual_step: gamma.
+        regards: names of the priors that it takes into account; None: all. A prior whose proximal point is
+            only approached slows the sweeps down, and is better left to a gradient method behind ADMM.
         prior_scale: factor on the weights of all priors at the first and at the last sweep of the horizon,
             geometric in between.
         horizon: sweeps that the fall of the priors spans; after it the last factor holds.
@@ -55,6 +57,7 @@ class ADMM(Solver):
     growth: Positive | None = None
     order: Order = "backward"
     dual_step: Annotated[float, Gt(0), Le(1)] = 1.0
+    regards: tuple[str, ...] | None = None
     prior_scale: tuple[Positive, Positive] = (1.0, 1.0)
     horizon: Count | None = None
 
@@ -63,7 +66,7 @@ class ADMM(Solver):
         first, last = self.prior_scale
         if first != last and self.horizon is None:
             return "prior_scale needs a budget in iterations or work, or a horizon"
-        return refusal(problem, "admm")
+        return refusal(self._seen(problem), "admm")
 
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:
         """One sweep an iterate: two applications and one adjoint of every stage."""
@@ -72,6 +75,7 @@ class ADMM(Solver):
     @torch.no_grad()
     def states(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[State]:  # noqa: ARG002
         """The sweeps with all their variables; the next one writes into them (see `State`)."""
+        problem = self._seen(problem)
         chain, x = ChainProblem.of(problem), problem.domain.project(x)
         weights = self._weights(chain, x)
         splitting = Splitting.of(chain, *weights, self._rho(problem, x, weights), self.dual_step)
@@ -80,6 +84,12 @@ class ADMM(Solver):
             share = min(n / self.horizon, 1.0) if self.horizon else 0.0
             splitting.sweep(state, updates, geometric(*self.prior_scale, share))
             yield state
+
+    def _seen(self, problem: Problem) -> Problem:
+        """The problem with the priors that are regarded."""
+        if self.regards is None:
+            return problem
+        return replace(problem, priors=tuple(term for term in problem.priors if term.name in self.regards))
 
     def _weights(self, chain: ChainProblem, x: Tensor) -> penalties.Weights:
         if self.growth is None and not isinstance(chain.loss, SquaredError):

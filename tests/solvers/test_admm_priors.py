@@ -243,3 +243,22 @@ def test_falling_priors_need_a_horizon() -> None:
     problem, _ = pooled()
     assert "a horizon" in str(ADMM(prior_scale=(4.0, 0.25)).refuses(problem))
     assert ADMM(prior_scale=(4.0, 4.0)).refuses(problem) is None
+
+
+def test_it_regards_the_priors_that_are_named_and_no_others() -> None:
+    problem, x = tiny_problems()["features in a box"]
+    (tv,) = problem.priors
+    other = WeightedPrior("l2", 0.5, SquaredL2())
+    both, bare = replace(problem, priors=(tv, other)), replace(problem, priors=())
+    for seen, regards in ((problem, ("tv",)), (bare, ())):
+        ours = ADMM(regards=regards).iterates(both, x, Randomness(0, range(len(x)), x))
+        same = ADMM().iterates(seen, x, Randomness(0, range(len(x)), x))
+        for a, b in islice(zip(ours, same, strict=False), 3):
+            assert torch.equal(a, b)
+
+
+def test_what_it_does_not_regard_is_no_reason_to_refuse() -> None:
+    problem, _ = tiny_problems()["features in a box"]
+    rough = replace(problem, priors=(WeightedPrior("tv", 1.0, TotalVariation(beta=1.5)),))
+    assert "has none" in str(ADMM().refuses(rough))
+    assert ADMM(regards=()).refuses(rough) is None
