@@ -108,6 +108,7 @@ class Denoiser(LearnedPrior):
         """
         for maps in (lesson.train, lesson.validation):
             self._demand_maps(maps)
+            self._demand_size(maps)
         generator, train = self._generator(lesson), lesson.train
         mean, scale = self._statistics(train)
         layers = self._initial(train.shape[1], generator)
@@ -191,16 +192,6 @@ class Denoiser(LearnedPrior):
         if not overall > 1e-6 * float(mean.abs().max()):
             raise UserError(f"{self.name}: the training maps are constant; give varied ones.")
         return mean.to(maps), deviation.clamp_min(QUIET * overall).to(maps)
-
-    def _demand_maps(self, maps: Tensor) -> None:
-        """Maps to learn from."""
-        if maps.dim() != 4 or not len(maps):
-            raise UserError(
-                f"{self.name}: learns from maps (N, C, H, W), but got the shape {tuple(maps.shape)}."
-            )
-        if not maps.isfinite().all():
-            raise UserError(f"{self.name}: maps to learn from hold NaN or infinity; leave those out.")
-        self._demand_size(maps)
 
     def _demand_size(self, x: Tensor) -> None:
         if min(x.shape[-2:]) < self.depth:

@@ -138,6 +138,7 @@ class PatchPrior(SmoothPrior, LearnedPrior):
         """
         for maps in (lesson.train, lesson.validation):
             self._demand_maps(maps)
+            self._demand_size(tuple(maps.shape))
         generator = self._generator(lesson)
         learned = {
             f"{part}.{what}": tensor
@@ -197,16 +198,6 @@ class PatchPrior(SmoothPrior, LearnedPrior):
     def _curvatures(self) -> dict[tuple[int, ...], float]:
         """By shape."""
         return {}
-
-    def _demand_maps(self, maps: Tensor) -> None:
-        """Maps to learn from."""
-        if maps.dim() != 4 or not len(maps):
-            raise UserError(
-                f"{self.name}: learns from maps (N, C, H, W), but got the shape {tuple(maps.shape)}."
-            )
-        if not maps.isfinite().all():
-            raise UserError(f"{self.name}: maps to learn from hold NaN or infinity; leave those out.")
-        self._demand_size(tuple(maps.shape))
 
     def _demand_fitting(self, shape: tuple[int, ...]) -> None:
         """A shape (C, H, W) that what was learned applies to."""

@@ -69,6 +69,15 @@ class LearnedPrior(Prior):
             raise UserError(f"{self.name}: the prior has not been trained yet; fit it first.")
         return self.learned
 
+    def _demand_maps(self, maps: Tensor) -> None:
+        """Refuses what is no batch of maps to learn from."""
+        if maps.dim() != 4 or not len(maps):
+            raise UserError(
+                f"{self.name}: learns from maps (N, C, H, W), but got the shape {tuple(maps.shape)}."
+            )
+        if not maps.isfinite().all():
+            raise UserError(f"{self.name}: maps to learn from hold NaN or infinity; leave those out.")
+
     @staticmethod
     def _generator(lesson: Lesson) -> torch.Generator:
         """The randomness of a training, the same on every device."""

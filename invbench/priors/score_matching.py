@@ -12,8 +12,8 @@ def score_matching(z: Tensor, filters: Tensor, weights: Tensor, potential: Poten
           = -sum_k a_k |w_k|^2 E[rho''(s_k)] + 1/2 E |sum_k a_k rho'(s_k) w_k|^2,      s_k = w_k . z
 
     Up to a constant of the data, J is half the expected squared distance of the gradients of log p and of
-    the log density of the data. The second term takes one product more with
-    the filters and no K x K matrix; filters may have any norm.
+    the log density of the data. The second term takes one product more with the filters and no K x K matrix;
+    filters may have any norm.
 
     Args:
         z: samples, `(G, b, d)`: G separate sets.

@@ -86,8 +86,8 @@ class Whitening:
     - `none`: R = I.
 
     So noise on the training patches bounds the gain by 1 / noise: without it, whitening would divide by the
-    rounding of 8-bit images. Everything is linear in x,
-    which is why the scale is one of the data and not one of every patch: that would not fold into filters.
+    rounding of 8-bit images. Everything is linear in x, which is why the scale is one of the data and not one
+    of every patch: that would not fold into filters.
 
     Attributes:
         matrix: A, `(G, d, n)`.
