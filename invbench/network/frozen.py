@@ -232,7 +232,7 @@ def _traced_prefix(module: nn.Module, stage: str, name: str) -> nn.Module:
         extractor = create_feature_extractor(
             module,
             {stage: "features"},
-            tracer_kwargs={"leaf_modules": [Normalise]},  # stays one child, which is no stage
+            tracer_kwargs={"leaf_modules": _whole(module, stage)},
             suppress_diff_warning=True,
         )
     except Exception as error:  # tracing runs the user's own code
@@ -242,6 +242,16 @@ def _traced_prefix(module: nn.Module, stage: str, name: str) -> nn.Module:
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     output.args = (output.args[0]["features"],)
     return fx.GraphModule(extractor, graph, class_name=type(module).__name__)
+
+
+def _whole(module: nn.Module, stage: str) -> list[type[nn.Module]]:
+    """What stays in one piece when a module is traced: its stages, which may be looked at, and normalisations.
+
+    The classes of the modules that the cut lies within are taken apart, wherever they are used.
+    """
+    steps = stage.split(".")
+    around = {type(module.get_submodule(".".join(steps[:n]))) for n in range(1, len(steps))}
+    return list({Normalise, *(type(child) for child in module.children())} - around)
 
 
 def _first_line(error: BaseException) -> str:

@@ -89,6 +89,32 @@ def test_single_rows_that_follow_each_other_are_one_table(tmp_path: Path) -> Non
     assert found[1].reason == "RuntimeError: odd"
 
 
+def by_solver(solver: str, level: float, **parameters: Any) -> dict[str, Any]:
+    """An analysis whose lines go by its parameter `solver`."""
+    plot = PLOT | {"x": "error", "y": "diversity", "lines": "solver", "panels": ""}
+    found = [{"error": error, "diversity": level * error} for error in (0.1, 0.01)]
+    stated = {"network": "lenet", "solver": solver, **parameters}
+    return {"name": "preimage_diversity", "parameters": stated, "rows": found, "plot": plot}
+
+
+def test_what_differs_in_the_parameter_of_the_lines_alone_is_one_figure(tmp_path: Path) -> None:
+    records = [
+        by_solver("adam", 1.0, **{"solver.lr": 0.1}),
+        by_solver("langevin", 2.0),
+        by_solver("adam", 3.0, seed=1),
+        by_solver("lbfgs", 4.0) | {"rows": [], "status": "failed", "reason": "RuntimeError: odd"},
+    ]
+    both, other, failed = measured(results(tmp_path, *records))
+    assert [line.text for line in both.legend] == ["adam lr=0.1", "langevin"]
+    assert (len(both.plots), len(other.plots), len(failed.plots)) == (1, 1, 0)
+    assert [row[0] for row in both.rows] == ["adam lr=0.1", "langevin"] * 2, (
+        "what is compared stands together"
+    )
+    assert "solver" not in both.parameters
+    assert "seed=1" in other.parameters
+    assert failed.reason == "RuntimeError: odd"
+
+
 def test_the_page_has_a_section_only_where_there_are_analyses(three: Results, tmp_path: Path) -> None:
     page = render(three)
     Page(page)

@@ -157,3 +157,18 @@ def test_the_chain_follows_the_network(device, generator):
 def test_a_network_without_weights_moves():
     network = parse(nn.Sequential(nn.Flatten()), (3, 2, 2)).to(dtype=torch.float64)
     assert network.dtype == torch.float64 and network.chain is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "last", "inner"),
+    [(lenet(), (3, 16, 16), "pool2", "pool1"), (ResNet(), (3, 8, 8), "block2", "block1")],
+)
+def test_maps_on_the_way_are_those_of_the_cut_network(module, shape, last, inner, generator):
+    """Also in a module with a forward of its own, whose cut is traced."""
+    network = parse(module.double(), shape).cut(last)
+    x = images(shape, generator)
+    output, maps = network.with_maps(x, [inner, last])
+    torch.testing.assert_close(output, network(x))
+    torch.testing.assert_close(maps[inner], network.cut(inner)(x))
+    assert maps[last] is output
+    assert network.with_maps(x, [])[1] == {}
