@@ -125,8 +125,10 @@ class Bench:
             key = key_of([trials, cell.network, cell.images, cell.tuning is None])
             if key not in seen:
                 seen.add(key)
-                self.pose(cell, cell.trial)
-                self.pose(cell, overridden(cell.trial, cell.method))
+                for trial in (cell.trial, overridden(cell.trial, cell.method)):
+                    posed = self.pose(cell, trial)
+                    with torch.no_grad():  # whether priors fit the maps that they are on
+                        posed.problem.terms(posed.start)
                 if cell.tuning is not None:
                     self.batch(cell, "tuning", cell.tuning.images)
 

@@ -54,6 +54,9 @@ class Network:
 
         Returns:
             (B, *output_shape), and (B, ...) by stage.
+
+        Raises:
+            UserError: tracing has taken a stage apart (see `cut`), so that nothing calls it.
         """
         maps: dict[str, Tensor] = {}
         with ExitStack() as hooks:
@@ -63,7 +66,15 @@ class Network:
                     maps[stage] = output
 
                 hooks.enter_context(self.module.get_submodule(stage).register_forward_hook(keep))
-            return self(x), maps
+            output = self(x)
+        unseen = [stage for stage in stages if stage not in maps]
+        if unseen:
+            known = ", ".join(self.stages)
+            sentence = (
+                f"network {self.name!r} cannot be looked into at {unseen[0]!r} on the way to its output"
+            )
+            raise UserError(f"{sentence}; it can at: {known}.")
+        return output, maps
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -245,13 +256,14 @@ def _traced_prefix(module: nn.Module, stage: str, name: str) -> nn.Module:
 
 
 def _whole(module: nn.Module, stage: str) -> list[type[nn.Module]]:
-    """What stays in one piece when a module is traced: its stages, which may be looked at, and normalisations.
+    """What stays in one piece when a module is traced: its stages, which may be looked at, and Normalise.
 
     The classes of the modules that the cut lies within are taken apart, wherever they are used.
     """
     steps = stage.split(".")
     around = {type(module.get_submodule(".".join(steps[:n]))) for n in range(1, len(steps))}
-    return list({Normalise, *(type(child) for child in module.children())} - around)
+    stages: set[type[nn.Module]] = {type(child) for child in module.children()}
+    return [Normalise, *(stages - around)]
 
 
 def _first_line(error: BaseException) -> str:

@@ -172,3 +172,11 @@ def test_maps_on_the_way_are_those_of_the_cut_network(module, shape, last, inner
     torch.testing.assert_close(maps[inner], network.cut(inner)(x))
     assert maps[last] is output
     assert network.with_maps(x, [])[1] == {}
+
+
+def test_a_stage_that_tracing_took_apart_cannot_be_looked_at():
+    network = parse(ResNet(), (3, 8, 8)).cut("block2.0.conv")
+    with pytest.raises(
+        UserError, match="cannot be looked into at 'block1' on the way to its output; it can at"
+    ):
+        network.with_maps(torch.rand(1, 3, 8, 8), ["block1"])
