@@ -107,8 +107,9 @@ class Conic(Solver):
 
 
 def _beyond(problem: Problem) -> str | None:
-    if any(term.weight < 0 or not _is_l1(term.prior) for term in problem.priors):
-        return f"conic takes no priors but l1: {', '.join(term.name for term in problem.priors)} is beyond it"
+    if any(term.weight < 0 or term.layer or not _is_l1(term.prior) for term in problem.priors):
+        names = ", ".join(term.name for term in problem.priors)
+        return f"conic takes no priors but l1 on x: {names} is beyond it"
     if problem.domain.bounds is None:
         return f"conic takes the domain reals or a box, not {problem.domain.name}"
     return None

@@ -46,6 +46,8 @@ class FISTA(Solver):
         names = ", ".join(term.name for term in problem.priors)
         if len(problem.priors) > 1 or not all(term.prior.has_prox for term in problem.priors):
             return f"fista takes at most one prior, one with a proximal map, and the problem has {names}"
+        if any(term.layer for term in problem.priors):
+            return f"fista takes a prior on x alone, and {names} is on the output of a stage"
         if any(term.weight < 0 for term in problem.priors):
             return f"fista needs a prior with a weight of 0 or more, unlike {names} here"
         if isinstance(problem.domain, ModelSparse):

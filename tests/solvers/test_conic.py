@@ -138,8 +138,8 @@ def test_refusals_say_why() -> None:
         return str((solver or Conic()).refuses(replace(problem, **changes)))
 
     assert reason() == "None"
-    assert "no priors but l1: l2" in reason(priors=(WeightedPrior("l2", 1.0, SquaredL2()),))
-    assert "no priors but l1" in reason(priors=weigh(-1.0))
+    assert "no priors but l1 on x: l2" in reason(priors=(WeightedPrior("l2", 1.0, SquaredL2()),))
+    assert "no priors but l1 on x" in reason(priors=weigh(-1.0))
     assert "the domain reals or a box, not l2_ball" in reason(domain=L2Ball(0.0, 1.0))
     assert "not model_sparse" in reason(domain=ModelSparse(2))
     assert "needs the loss squared_error" in reason(loss=CrossEntropy())

@@ -276,7 +276,9 @@ def test_refusals_say_why() -> None:
     def reason(**changes: Any) -> str:
         return str(solver.refuses(replace(problem, **changes)))
 
-    assert "at most one prior, one with a proximal map" in reason(priors=weigh(TotalVariation(), 1.0))
+    assert "at most one prior, one with a proximal map" in reason(priors=weigh(TotalVariation(beta=1.5), 1.0))
+    on_output = tuple(replace(term, layer="output") for term in weigh(L1(), 1.0))
+    assert "takes a prior on x alone, and l1 is on the output of a stage" in reason(priors=on_output)
     assert "at most one prior" in reason(priors=weigh(L1(), 1.0) * 2)
     assert "a prior with a weight of 0 or more" in reason(priors=weigh(L1(), -1.0))
     assert "needs a convex domain" in reason(domain=ModelSparse(2), priors=())
