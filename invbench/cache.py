@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from hashlib import sha256
+from importlib import resources
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -71,6 +72,26 @@ def keep(key: str, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> b
 def fetch(key: str) -> tuple[dict[str, Tensor], About] | None:
     """What the cache holds under a key, or None."""
     return read(folder() / f"{key}.safetensors")
+
+
+def learned(kind: str, key: str) -> tuple[dict[str, Tensor], About, str] | None:
+    """What an earlier training has made, with where it comes from: the user's own counts more than ours.
+
+    Args:
+        kind: folder of the cache, such as `networks`.
+        key: identity of the training.
+    """
+    kept = fetch(f"{kind}/{key}")
+    if kept is not None:
+        return *kept, "trained before on this machine"
+    shipped = read(Path(str(resources.files("invbench"))) / "weights" / f"{key}.safetensors")
+    return None if shipped is None else (*shipped, "shipped with the package")
+
+
+def keep_learned(kind: str, key: str, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Put what a training has made into the cache; where it comes from, in words."""
+    kept = keep(f"{kind}/{key}", tensors, about)
+    return "trained now" if kept else f"trained now (the cache at {folder()} cannot be written)"
 
 
 def _own_copy(tensor: Tensor) -> Tensor:

@@ -90,6 +90,11 @@ def column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def elapsed(t: int, horizon: int | None) -> float:
+    """How much of a horizon is behind after t iterations, in [0, 1]; 0 without one."""
+    return min(t / horizon, 1.0) if horizon else 0.0
+
+
 def geometric(first: float, last: float, share: float) -> float:
     """First (last / first)^share: what falls or grows by the same factor each step.
 

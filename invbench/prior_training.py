@@ -2,9 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from invbench import cache
 from invbench.errors import UserError
-from invbench.images import Images, Split
+from invbench.images import Images, Split, open_images
 from invbench.network import Network
 from invbench.priors import LearnedPrior, Lesson
 from invbench.training import Progress
@@ -108,11 +107,19 @@ class Teacher:
 
     progress: Progress = lambda *_: None
     _kept: dict[str, Trained] = field(default_factory=dict, repr=False)
+    _opened: dict[str, Images] = field(default_factory=dict, repr=False)
 
     @property
     def trained(self) -> tuple[Trained, ...]:
         """All priors so far."""
         return tuple(self._kept.values())
+
+    def images(self, spec: Mapping[str, Any]) -> Images:
+        """A source of images as a study names it, opened once: that takes seconds for a large file."""
+        key = repr(sorted(spec.items()))
+        if key not in self._opened:
+            self._opened[key] = open_images(**spec)
+        return self._opened[key]
 
     def teach(self, prior: LearnedPrior, subject: Subject, like: Tensor, refresh: bool = False) -> Trained:
         """A fitted prior: from memory, the user's cache or the package, or from a training now.
@@ -128,7 +135,7 @@ class Teacher:
         """
         key = _key(prior, subject)
         if refresh or key not in self._kept:
-            found = None if refresh else _found(key)
+            found = None if refresh else cache.learned("priors", key)
             if found is None:
                 trained = _fitted(prior, subject, like, key, self.progress)
             else:
@@ -172,22 +179,12 @@ def _fitted(prior: LearnedPrior, subject: Subject, like: Tensor, key: str, progr
     lesson = Lesson(subject.maps("train", like), subject.maps("validation", like), progress=progress)
     prior = prior.fit(lesson)
     seconds = time.perf_counter() - started
-    kept = cache.keep(f"priors/{key}", prior.learned or {}, _about(prior, seconds))
-    origin = "trained now" if kept else f"trained now (the cache at {cache.folder()} cannot be written)"
+    origin = cache.keep_learned("priors", key, prior.learned or {}, _about(prior, seconds))
     return Trained(prior, subject, origin, seconds)
 
 
 def _about(prior: LearnedPrior, seconds: float) -> cache.About:
     return {"recipe": repr(prior), "seconds": f"{seconds:.1f}"}
-
-
-def _found(key: str) -> tuple[dict[str, Tensor], cache.About, str] | None:
-    """Tensors of an earlier training, with where they come from."""
-    kept = cache.fetch(f"priors/{key}")
-    if kept is not None:
-        return *kept, "trained before on this machine"
-    shipped = cache.read(Path(str(resources.files("invbench"))) / "weights" / f"{key}.safetensors")
-    return None if shipped is None else (*shipped, "shipped with the package")
 
 
 def _key(prior: LearnedPrior, subject: Subject) -> str:

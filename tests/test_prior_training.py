@@ -178,3 +178,10 @@ def test_files_that_do_not_fit_are_told(images: Images, tmp_path: Path) -> None:
 def test_an_untrained_prior_says_so() -> None:
     with pytest.raises(UserError, match="has not been trained yet"):
         MeanColour()(torch.rand(1, 3, 4, 4))
+
+
+def test_a_source_of_images_is_opened_once() -> None:
+    teacher = Teacher()
+    first = teacher.images({"source": "bundled", "size": 8})
+    assert teacher.images({"size": 8, "source": "bundled"}) is first
+    assert teacher.images({"source": "bundled", "size": 9}) is not first

@@ -11,7 +11,7 @@ from invbench.planning import plan
 from invbench.priors import TotalVariation
 from invbench.registry import catalogue
 from invbench.trials.preimage import Preimage
-from invbench.trials.terms import check_priors, learned_prior, weigh
+from invbench.trials.terms import check_priors, learned_prior, learns, weigh
 from tests.scenes import scene_of
 from tests.toys import SHAPE, tiny_network
 
@@ -64,3 +64,9 @@ def test_the_stage_must_lie_within_what_is_inverted() -> None:
     trial = Preimage(layer="conv1", priors={"tv@pool1": 1})
     with pytest.raises(UserError, match="has no stage 'pool1'; its stages are: conv1"):
         trial.pose(scene_of(network, pixels))
+
+
+def test_a_learned_prior_is_known_by_its_name_on_any_stage() -> None:
+    assert learns({"tv": 1, "foe@pool1": 1})
+    assert not learns({"tv": 1, "l1@pool1": 1})
+    assert not learns({})

@@ -17,6 +17,7 @@ from invbench.prior_training import Teacher
 from invbench.store import key_of
 from invbench.study import Cell, Conditions, show_network
 from invbench.trials.contract import Posed, Scene, Trial
+from invbench.trials.terms import learns
 
 T = TypeVar("T")
 View = Literal["test", "mirrored", "tuning"]
@@ -146,6 +147,8 @@ class Bench:
         """Hashes of what the priors of a cell have learned."""
         found: list[str] = []
         for trial in (cell.trial, overridden(cell.trial, cell.method)):
+            if not learns(trial.priors):
+                continue
             spec = [repr(trial), cell.network, cell.images, cell.device, cell.dtype]
             found += self.once("learned", spec, partial(self._digests, cell, trial))
         return found

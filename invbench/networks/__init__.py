@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +163,7 @@ def _with_weights(
         origin = f"untrained, seed {seed}"
     else:
         key = _key(architecture, own, seed, images)
-        found = None if refresh else _found(key)
+        found = None if refresh else cache.learned("networks", key)
         state, about, origin = found or _train(module, architecture.recipe, key, seed, images, progress)
         fit_weights(module, state, f"trained weights {key}")
         return module, origin, _figures(about)
@@ -226,15 +225,6 @@ def _filled(name: str, module: nn.Module, state: dict[str, Tensor], place: str) 
     return staged
 
 
-def _found(key: str) -> tuple[dict[str, Tensor], cache.About, str] | None:
-    """Weights of an earlier training, with where they come from: one of the user's own counts more."""
-    kept = cache.fetch(f"networks/{key}")
-    if kept is not None:
-        return *kept, "trained before on this machine"
-    shipped = cache.read(Path(str(resources.files("invbench"))) / "weights" / f"{key}.safetensors")
-    return None if shipped is None else (*shipped, "shipped with the package")
-
-
 def _figures(about: cache.About) -> dict[str, Any]:
     """What is kept about weights as attributes of `Trained`; older files do not say `held_out`."""
     kinds = {"accuracy": float, "held_out": int, "seconds": float}
@@ -253,8 +243,7 @@ def _train(
         "seconds": f"{history.seconds:.1f}",
         "recipe": repr(recipe),
     }
-    kept = cache.keep(f"networks/{key}", module.state_dict(), about)
-    origin = "trained now" if kept else f"trained now (the cache at {cache.folder()} cannot be written)"
+    origin = cache.keep_learned("networks", key, module.state_dict(), about)
     return module.state_dict(), about, origin
 
 

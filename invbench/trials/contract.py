@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invbench import prior_training
 from invbench.errors import UserError
-from invbench.images import ImageBatch, Images, open_images
+from invbench.images import ImageBatch, Images
 from invbench.network import Network
 from invbench.prior_training import Subject, Teacher
 from invbench.priors import LearnedPrior
@@ -104,7 +104,8 @@ class Scene:
         """
         if weights is not None:
             return prior_training.load(prior, Path(weights).expanduser()).to(self.natural)
-        source = self.source if images is None else open_images(**{"size": self.natural.shape[-1], **images})
+        size = self.natural.shape[-1]
+        source = self.source if images is None else self.teacher.images({"size": size, **images})
         if source is None:
             raise UserError(f"prior '{prior.name}' has no images to learn from: say which, by `images`")
         network = self.network.cut(layer) if layer else None

@@ -38,6 +38,11 @@ def check_priors(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     return spec
 
 
+def learns(spec: Mapping[str, Any]) -> bool:
+    """Whether any of the priors of a study is a learned one."""
+    return any(issubclass(priors.find()[name.partition("@")[0]], LearnedPrior) for name in spec)
+
+
 def learned_prior(name: str, options: Mapping[str, Any]) -> LearnedPrior:
     """The recipe of a learned prior, with its parameters.
 

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from invbench.minimisers import geometric
+from invbench.minimisers import elapsed, geometric
 from invbench.problem import Problem
 from invbench.solver import Count, Fraction, NonNegative, Positive, ProperFraction, Randomness, Solver
 
@@ -80,7 +80,7 @@ class Adam(Solver):
         b1, b2 = self.betas
         t = 0
         while True:
-            scale = geometric(*self.prior_scale, self._share(t))
+            scale = geometric(*self.prior_scale, elapsed(t, self.horizon))
             _, g = problem.value_and_gradient(x, self._shift(t, rng), scale, rng.grid(self.patch_stride))
             t += 1
             m.lerp_(g, 1 - b1)
@@ -95,13 +95,9 @@ class Adam(Solver):
                 x = torch.where(running, step, x)
             yield x
 
-    def _share(self, t: int) -> float:
-        """How much of the horizon is behind, in [0, 1]."""
-        return min(t / self.horizon, 1.0) if self.horizon else 0.0
-
     def _decay(self, t: int) -> float:
         """lr_t / lr."""
-        share = self._share(t)
+        share = elapsed(t, self.horizon)
         match self.schedule:
             case "cosine":
                 return 0.5 * (1 + math.cos(math.pi * share))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invbench import penalties
 from invbench.losses import SquaredError
-from invbench.minimisers import geometric
+from invbench.minimisers import elapsed, geometric
 from invbench.problem import Problem
 from invbench.solver import Count, Positive, Randomness, Solver
 from invbench.splitting import ChainProblem, Order, Splitting, State, refusal, sweeps
@@ -81,8 +81,8 @@ class ADMM(Solver):
         splitting = Splitting.of(chain, *weights, self._rho(problem, x, weights), self.dual_step)
         state = splitting.start(x)
         for n, updates in enumerate(sweeps(self.order, len(chain.stages))):
-            share = min(n / self.horizon, 1.0) if self.horizon else 0.0
-            splitting.sweep(state, updates, geometric(*self.prior_scale, share))
+            scale = geometric(*self.prior_scale, elapsed(n, self.horizon))
+            splitting.sweep(state, updates, scale)
             yield state
 
     def _seen(self, problem: Problem) -> Problem:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invbench.minimisers import geometric
+from invbench.minimisers import elapsed, geometric
 from invbench.problem import Problem
 from invbench.solver import Count, NonNegative, Positive, ProperFraction, Randomness, Solver
 
@@ -92,7 +92,7 @@ class Langevin(Solver):
         p, u = torch.zeros_like(x), torch.zeros_like(x)
         t = 0
         while True:
-            share = min(t / self.horizon, 1.0) if self.horizon else 0.0
+            share = elapsed(t, self.horizon)
             scale = geometric(*self.prior_scale, share)
             _, g = problem.value_and_gradient(x, prior_scale=scale, grid=rng.grid(self.patch_stride))
             t += 1

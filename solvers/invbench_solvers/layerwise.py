@@ -23,10 +23,9 @@ class Layerwise(Solver):
         z_i = argmin |act_i(W_i z + b_i) - z_{i+1}|^2 / |z_{i+1}|^2   over the range of act_{i-1}
 
     The last stage has the loss of the problem instead, the first one its domain, and each the priors on its
-    input. Each of these
-    problems is started at the forward pass of x and takes a few sweeps of ADMM (`invbench.splitting`). A
-    single pass down the chain is no good solution, for errors add up; it is a good start for methods which
-    would not get from noise to where the solution is.
+    input. Each of these problems is started at the forward pass of x and takes a few sweeps of ADMM
+    (`invbench.splitting`). A single pass down the chain is no good solution, for errors add up; it is a good
+    start for methods which would not get from noise to where the solution is.
 
     Attributes:
         sweeps: of ADMM, a stage.
