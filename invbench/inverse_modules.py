@@ -10,7 +10,7 @@ from torch import Tensor
 from invbench.activations import Activation, Identity, LocalResponseNorm, MaxPool, ReLU, ReLUMaxPool
 from invbench.decoders import Layer, Pair, convolution, dense, resized, transposed
 from invbench.network import Stage
-from invbench.operators import AveragePooling, Convolution, Diagonal, Reshape, Windows
+from invbench.operators import AveragePooling, Composition, Convolution, Diagonal, Reshape, Windows
 
 Shape = tuple[int, ...]
 Kind = Literal["deconv-conv", "conv-deconv", "deconv-deconv", "upsample-conv"]
@@ -58,7 +58,7 @@ def modules(steps: Sequence[Stage], kind: Kind, width: int) -> tuple[Layer, ...]
         keeps = isinstance(step.activation, MaxPool | LocalResponseNorm) and isinstance(
             step.affine, Diagonal | Windows
         )
-        lowest = lowest if keeps else step.activation.lowest
+        lowest = max(lowest if keeps else -math.inf, step.activation.lowest)
     return tuple(layer for pair in reversed(pairs) for layer in pair)
 
 
@@ -96,7 +96,7 @@ def module(step: Stage, lowest: float, kind: Kind, width: int) -> tuple[Layer, L
         case "deconv-deconv":
             return transposed(source, between, ReLU(), *where), transposed(between, goal, end, *same)
         case "upsample-conv":
-            side = geometry.kernel[0] // 2 * 2 + 1
+            side = max(geometry.kernel) // 2 * 2 + 1
             return resized(source, between, ReLU(), side), convolution(between, goal[0], end)
 
 
@@ -115,7 +115,11 @@ def refusal(steps: Sequence[Stage]) -> str | None:
 def _apart(stage: Stage) -> Iterator[Stage]:
     """The affine map with its ReLU, and what follows as an operation of its own."""
     act = stage.activation
-    if isinstance(act, MaxPool | LocalResponseNorm) and not isinstance(stage.affine, Windows):
+    if isinstance(stage.affine, Composition) and len(stage.affine.out_shape) == 3:
+        *before, last = stage.affine.maps
+        yield from (replace(stage, affine=one, activation=Identity()) for one in before)
+        yield from _apart(replace(stage, affine=last))
+    elif isinstance(act, MaxPool | LocalResponseNorm) and not isinstance(stage.affine, Windows):
         rectified = isinstance(act, ReLUMaxPool)
         yield replace(stage, activation=ReLU() if rectified else Identity())
         if isinstance(act, MaxPool):
@@ -133,7 +137,9 @@ def _idle(step: Stage) -> bool:
 
 def _trivial(step: Stage) -> bool:
     """Whether an operation changes nothing but the scale or the shape of its input."""
-    return isinstance(step.affine, Diagonal | Reshape) and isinstance(step.activation, Identity)
+    pieces = step.affine.maps if isinstance(step.affine, Composition) else (step.affine,)
+    scales = all(isinstance(one, Diagonal | Reshape) for one in pieces)
+    return scales and isinstance(step.activation, Identity)
 
 
 def _geometry(step: Stage) -> Geometry | None:

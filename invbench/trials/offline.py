@@ -13,10 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from invbench import cache
 from invbench.errors import UserError
-from invbench.images import ImageBatch, Images
+from invbench.images import ImageBatch, Images, Split
 from invbench.solver import Setting, Solver
 from invbench.training import Progress
 from invbench.trials.contract import Posed, Scene, Trial
+
+#: Images that a solver learns from, and is validated on, at most.
+IMAGES: dict[Split, int] = {"train": 12000, "validation": 500}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +84,10 @@ def prepare(
         tensors, about, origin = found
         cost = float(about["seconds"]), int(about["multiply_adds"])
         return Prepared(replace(solver, learned=tensors), origin, *cost)
-    setting = _setting(lesson, scene, progress)
+    setting = setting_for(lesson, scene, progress)
     started = time.perf_counter()
     solver, work = _measured(solver, setting)
-    seconds = time.perf_counter() - started
+    seconds = round(time.perf_counter() - started, 3)  # as it is kept
     prepared = Prepared(solver, "", seconds, work)
     origin = cache.keep_learned("solvers", key, solver.learned or {}, prepared.about(lesson))
     return replace(prepared, origin=origin)
@@ -130,15 +133,20 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _setting(lesson: Trial, scene: Scene, progress: Progress) -> Setting:
+def setting_for(lesson: Trial, scene: Scene, progress: Progress = lambda *_: None) -> Setting:
+    """What offline work may see: a trial, posed on training images of the scene."""
+
     def pose(pixels: Tensor) -> Posed:
         names = tuple(str(n) for n in range(len(pixels)))
         labels = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
         return lesson.pose(replace(scene, images=ImageBatch(pixels, labels, names)))
 
-    source = _source(scene)
-    train, validation = (source.all(split).pixels.to(scene.natural) for split in ("train", "validation"))
-    return Setting(pose, train, validation, scene.seed, progress)
+    train, validation = (_source(scene).sample(split, count).pixels for split, count in IMAGES.items())
+    if not (len(train) and len(validation)):
+        raise UserError(
+            f"no images {_source(scene).where} to learn from: give some for training and validation"
+        )
+    return Setting(pose, train.to(scene.natural), validation.to(scene.natural), scene.seed, progress)
 
 
 def _source(scene: Scene) -> Images:
@@ -149,5 +157,5 @@ def _source(scene: Scene) -> Images:
 
 def _key(solver: Solver, lesson: Trial, scene: Scene) -> str:
     name = type(solver).__module__.rpartition(".")[2]
-    spec = (repr(solver), repr(lesson), scene.network.digest, _source(scene).digest, scene.seed)
+    spec = (repr(solver), repr(lesson), scene.network.digest, _source(scene).digest, IMAGES, scene.seed)
     return f"{name}-{hashlib.sha256(repr(spec).encode()).hexdigest()[:16]}"

@@ -1,14 +1,14 @@
 """A network that undoes another one operation by operation, trained for it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
-from invbench.decoders import Apprentice, Layer, apply, decoded, missed
+from invbench.decoders import Apprentice, Layer, apply, decoded, missed, stages
 from invbench.inverse_modules import Kind, maps, modules, operations, refusal
 from invbench.losses import SquaredError
 from invbench.network import Stage
@@ -54,9 +54,9 @@ class InvertingNetwork(Solver):
     regime: Literal["solo", "stacked", "joint", "end-to-end"] = "joint"
     module: Kind = "deconv-conv"
     width: Count = 32
-    steps: Count = 1000
+    steps: Count = 800
     batch: Count = 32
-    lr: Positive = field(default=1e-3, metadata={"search": (1e-4, 1e-2, "log")})
+    lr: Positive = 2e-3
 
     @classmethod
     def tiny(cls) -> Self:
@@ -110,6 +110,11 @@ class InvertingNetwork(Solver):
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:  # noqa: ARG002
         """Once."""
         yield decoded(self._layers(problem), self.learned, problem)
+
+    def decoder(self, problem: Problem) -> tuple[Stage, ...]:
+        """The layers with what they have learned, two a module, that of the last operation first."""
+        learned = {name: tensor.to(problem.target) for name, tensor in (self.learned or {}).items()}
+        return stages(self._layers(problem), learned)
 
     def _layers(self, problem: Problem) -> tuple[Layer, ...]:
         return modules(_steps(problem), self.module, self.width)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -43,8 +43,8 @@ class UpConvolutional(Solver):
     each term over the square of what it compares with. A map goes through two 3 x 3 convolutions, a vector
     through two dense layers; then up-convolutions, 5 x 5 with stride 2, double the sides and halve the
     channels until the image has its size, and a convolution gives its colours. Leaky ReLUs in between. Where
-    doubling does not lead to the size of the image, entries are repeated in the end. Takes any network, also
-    one that is no chain. Priors of the problem are not looked at: what is learned is the prior.
+    doubling does not lead to the size of the image, entries are repeated or left out in the end. Takes any
+    network, also one that is no chain. Priors of the problem are not looked at: what is learned is the prior.
 
     Attributes:
         feature_weight: c: 0 for the image alone.
@@ -62,9 +62,9 @@ class UpConvolutional(Solver):
 
     feature_weight: NonNegative = 0.0
     width: Count = 64
-    steps: Count = 1000
+    steps: Count = 800
     batch: Count = 32
-    lr: Positive = field(default=2e-3, metadata={"search": (2e-4, 2e-2, "log")})
+    lr: Positive = 2e-3
 
     @classmethod
     def tiny(cls) -> Self:
