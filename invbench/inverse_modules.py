@@ -46,15 +46,16 @@ def maps(steps: Sequence[Stage], x: Tensor) -> list[Tensor]:
     return found
 
 
-def modules(steps: Sequence[Stage], kind: Kind, width: int) -> tuple[Layer, ...]:
+def modules(steps: Sequence[Stage], kind: Kind, width: int, cut: bool = True) -> tuple[Layer, ...]:
     """Two layers for every operation, those of the last one first, as a decoder applies them.
 
-    A module whose operation takes what lies behind a ReLU gives no negative numbers either.
+    With `cut`, a module whose operation takes what lies behind a ReLU gives no negative numbers either. That
+    helps where its output is held to that of the operation before; where it is free, it may die of it.
     """
     pairs = []
     lowest = -math.inf
     for step in steps:
-        pairs.append(module(step, lowest, kind, width))
+        pairs.append(module(step, lowest if cut else -math.inf, kind, width))
         keeps = isinstance(step.activation, MaxPool | LocalResponseNorm) and isinstance(
             step.affine, Diagonal | Windows
         )

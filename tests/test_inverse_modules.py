@@ -316,3 +316,12 @@ def test_affine_maps_in_a_row_are_operations_of_their_own() -> None:
     assert refusal(steps) is None
     x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(maps(steps, x)[-1], network(x))
+
+
+def test_end_to_end_modules_are_not_cut() -> None:
+    network = parsed(lenet()).cut("pool1")
+    assert network.chain is not None
+    steps = operations(network.chain)
+    for cut, kind in ((True, ReLU), (False, Identity)):
+        ends = [layer.activation for layer in modules(steps, "deconv-conv", 4, cut=cut)[1::2]]
+        assert [type(end) for end in ends] == [kind, Identity]

@@ -32,9 +32,9 @@ class InvertingNetwork(Solver):
         joint           sum_i |M_i(z^_i) - z_{i-1}|^2       on what the module before gives
         end-to-end      |M_1(z^_1) - x|^2                   no losses in between
 
-    What `solo` modules give for true features only they can be asked that have one operation before them:
-    it takes chains of one. Chained, the same modules are `stacked`. Priors of the problem are not looked at:
-    what is learned is the prior.
+    A `solo` module is given true features, and a problem gives those of the last operation alone: so `solo`
+    takes chains of one operation. Chained, the same modules are `stacked`. Priors of the problem are not
+    looked at: what is learned is the prior.
 
     Attributes:
         regime: of training, as above.
@@ -47,8 +47,8 @@ class InvertingNetwork(Solver):
     References:
         Harder, Deep Restoration, 2017, sections 3.2 and 4.2: there Adam at the constant rate 3e-4 on 48,000
         photographs; here with a cosine schedule. Relative errors, so that no module outweighs the others, are
-        ours, as is the cut at 0 of what lies behind a ReLU. Odena, Dumoulin & Olah, Distill 2016, for
-        upsample-conv.
+        ours, as is the cut at 0 of what lies behind a ReLU (not end-to-end: there it has no meaning). Odena,
+        Dumoulin & Olah, Distill 2016, for upsample-conv.
     """
 
     regime: Literal["solo", "stacked", "joint", "end-to-end"] = "joint"
@@ -117,7 +117,7 @@ class InvertingNetwork(Solver):
         return stages(self._layers(problem), learned)
 
     def _layers(self, problem: Problem) -> tuple[Layer, ...]:
-        return modules(_steps(problem), self.module, self.width)
+        return modules(_steps(problem), self.module, self.width, cut=self.regime != "end-to-end")
 
 
 def _steps(problem: Problem) -> tuple[Stage, ...]:
