@@ -80,7 +80,7 @@ def steps_by_hand(network: Network) -> Any:
     conv1, conv2 = network.module.conv1[0], network.module.conv2
     forward = [lambda z: conv1(z).relu(), lambda z: functional.max_pool2d(z, 2), conv2]
 
-    def undo(learned: Any) -> list[Callable[[Tensor], Tensor]]:
+    def undo(learned: Any, cut: Any = torch.relu) -> list[Callable[[Tensor], Tensor]]:
         def module(n: int, stride: int, padding: int, more: int, last: Any) -> Callable[[Tensor], Tensor]:
             first_weight, first_bias, weight, bias = (
                 learned[f"{k}.{what}"] for k in (n, n + 1) for what in ("weight", "bias")
@@ -95,8 +95,8 @@ def steps_by_hand(network: Network) -> Any:
 
         return [
             module(4, 1, 1, 0, lambda z: z),
-            module(2, 2, 0, 0, torch.relu),
-            module(0, 2, 1, 1, torch.relu),
+            module(2, 2, 0, 0, cut),
+            module(0, 2, 1, 1, cut),
         ]
 
     return forward, undo
@@ -117,6 +117,7 @@ def by_definition(regime: str, network: Network, learned: Any, x: Tensor) -> Ten
         return share(M3(z3), z2) + share(M2(z2), z1) + share(M1(z1), x)
     if regime == "joint":
         return share(M3(z3), z2) + share(M2(M3(z3)), z1) + share(M1(M2(M3(z3))), x)
+    M1, M2, M3 = undo(learned, cut=lambda z: z)
     return share(M1(M2(M3(z3))), x)
 
 
