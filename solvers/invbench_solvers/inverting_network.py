@@ -84,9 +84,12 @@ class InvertingNetwork(Solver):
         first, truth = setting.solved(setting.train[:SEEN])
         steps = _steps(first)
         down = maps(steps, truth)[::-1]
+        layers = self._layers(first)
         inputs = {2 * n: one for n, one in enumerate(down[:-1])}
         outputs = {2 * n + 1: one for n, one in enumerate(down[1:])}
-        apprentice = Apprentice.new(self._layers(first), inputs, outputs, generator)
+        if self.regime == "end-to-end":  # what is between the modules is theirs
+            inputs, outputs = {0: down[0]}, {len(layers) - 1: down[-1]}
+        apprentice = Apprentice.new(layers, inputs, outputs, generator)
 
         def loss(images: Tensor) -> Tensor:
             with torch.no_grad():

@@ -273,3 +273,18 @@ def test_on_photographs_it_beats_the_mean_image_and_gets_better(monkeypatch: pyt
     )
     assert many < 0.5 * few
     assert many < 0.25 * mean
+
+
+def test_what_modules_trained_end_to_end_say_at_first_depends_on_what_they_are_given() -> None:
+    """Timid weights, as where outputs are known, would let the gradient of a deep chain vanish."""
+    problem = three_operations()
+    x = tiny_setting(problem).train[:8]
+    solver, _, _ = watched(problem, "end-to-end")
+    z = problem.network(x)
+    strengths = []
+    for n, stage in enumerate(solver.decoder(replace(problem, target=z))):
+        z = stage(z)
+        if n % 2:
+            strengths.append(float(z.std(0).square().mean().sqrt()))
+    assert len(strengths) == 3
+    assert all(0.15 < strength < 3 for strength in strengths[:-1])
