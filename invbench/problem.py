@@ -125,12 +125,12 @@ class Problem:
         """
 
         def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-            output, derivative = torch.func.jvp(self.network, (x,), (direction.expand_as(x),))
-            return output, derivative
+            both: tuple[Tensor, Tensor] = torch.func.jvp(self.network, (x,), (direction.expand_as(x),))  # type: ignore[assignment]
+            return both
 
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch warns of what it loads here itself
-            output, derivatives = torch.func.vmap(along, out_dims=(None, 0))(directions)
+            output, derivatives = torch.func.vmap(along, out_dims=(None, 0))(directions)  # type: ignore[arg-type]
         self.meter.count("applications", self.network.multiply_adds, times=1 + len(directions))
         return output.detach(), derivatives.detach()
 

@@ -1,7 +1,6 @@
 """What kernels make of one image: as a linear map of the kernel, and as a network of Gabor parameters."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -49,25 +48,24 @@ class Filtering(Map):
         return count * height * width * self.size**2
 
     def linear(self, x: Tensor) -> Tensor:
-        """Filter the image: (..., K, K) -> (..., H - K + 1, W - K + 1)."""
-        _, height, width = self.out_shape
-        return self._correlated(x)[..., :height, :width]
+        """Filter the image: (B, F, K, K) -> (B, F, H - K + 1, W - K + 1)."""
+        return filtered(self.image, x)
 
     def adjoint(self, z: Tensor) -> Tensor:
-        """Filter the image by filtered images: (..., H - K + 1, W - K + 1) -> (..., K, K)."""
-        return self._correlated(z)[..., : self.size, : self.size]
+        """Filter the image by outputs: (B, F, H - K + 1, W - K + 1) -> (B, F, K, K)."""
+        return filtered(self.image, z)
 
-    @cached_property
-    def _spectrum(self) -> Tensor:
-        found: Tensor = torch.fft.rfft2(self.image)
-        return found
 
-    def _correlated(self, x: Tensor) -> Tensor:
-        """The circular correlation, which is not circular where the kernel lies inside the image."""
-        sides = (self.image.shape[0], self.image.shape[1])
-        spectrum = self._spectrum * torch.fft.rfft2(x, s=sides).conj()
-        found: Tensor = torch.fft.irfft2(spectrum, s=sides)
-        return found
+def filtered(image: Tensor, kernels: Tensor) -> Tensor:
+    """The image filtered by kernels, (H, W) and (..., h, w) -> (..., H - h + 1, W - w + 1).
+
+    A circular correlation by FFT, which is not circular where the kernel lies inside the image.
+    """
+    sides = image.shape[0], image.shape[1]
+    spectrum = torch.fft.rfft2(image) * torch.fft.rfft2(kernels, s=sides).conj()
+    height, width = (whole - part + 1 for whole, part in zip(sides, kernels.shape[-2:], strict=True))
+    found: Tensor = torch.fft.irfft2(spectrum, s=sides)[..., :height, :width]
+    return found
 
 
 class GaborFiltering(nn.Module):
@@ -89,7 +87,7 @@ class GaborFiltering(nn.Module):
 
     def forward(self, parameters: Tensor) -> Tensor:
         """See the class."""
-        return self.filtering.linear(gabor_kernel(parameters, self.size))
+        return filtered(self.image, gabor_kernel(parameters, self.size))
 
     def extra_repr(self) -> str:
         """What the digest of a network sees of the class beside its tensors."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from annotated_types import Ge
 from pydantic import AfterValidator
 from torch import Tensor

@@ -51,7 +51,7 @@ class DifferentialEvolution(Solver):
         """Some generations of every instance an iterate."""
         x = problem.domain.project(x).clone()
         seeds = (rng.uniform((1,)).flatten().double() * 2**32).long().tolist()
-        each = [torch.tensor([i], device=x.device) for i in range(problem.size)]
+        each = torch.arange(problem.size, device=x.device)[:, None]
         evolutions = [
             self._evolution(problem.select(i), x[i].clone(), np.random.default_rng(seed))
             for i, seed in zip(each, seeds, strict=True)

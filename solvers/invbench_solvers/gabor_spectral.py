@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from invbench import gabor
 from invbench.activations import Identity
-from invbench.gabor import GAMMA, LAMBDA, PSI, SIGMA, GaborFiltering
+from invbench.gabor import GAMMA, LAMBDA, SIGMA, GaborFiltering
 from invbench.losses import SquaredError
 from invbench.metered import MeteredStage
 from invbench.minimisers import damped_step
@@ -38,11 +38,11 @@ class GaborSpectral(Solver):
        image; few steps regularise enough.
     2. The largest peak of |DFT k|, among the wavelengths that the bounds admit, is (cos theta, sin theta) /
        lambda, and its phase is psi. Two widths and two aspects are tried.
-    3. From the better aspect of each width damped Gauss-Newton steps on |g(p) * image - y|^2, for all instances and
-       filters at once, within bounds that are wider by a factor of `slack`, also where they agree: known
-       parameters are let go, for what is flat in five dimensions may have barriers in one.
-    4. The same within the bounds, from where that has led, from its twin (theta + pi, -psi), or from the start,
-       whichever has the least residual there.
+    3. From the better aspect of each width damped Gauss-Newton steps on |g(p) * image - y|^2, for all
+       instances and filters at once, within bounds that are wider by a factor of `slack`, also where they
+       agree: known parameters are let go, for five dimensions have ways around the barriers of one.
+    4. The same within the bounds, from where that has led, from its twin (theta + pi, -psi), or from the
+       start, whichever has the least residual there.
 
     A filter that has converged rests, and when all rest, the solver returns.
 
@@ -76,8 +76,10 @@ class GaborSpectral(Solver):
         bounds = gabor.bounds(problem)
         wide = gabor.slackened(*bounds, self.slack)
         x = problem.domain.project(x)
-        kernel = x
-        for kernel in _kernels(problem, self.steps):
+        kernels = _kernels(problem, self.steps)
+        kernel = next(kernels)
+        yield x
+        for kernel in kernels:  # noqa: B007  # the last one counts
             yield x
         best, least = x, torch.full(x.shape[:2], torch.inf, dtype=x.dtype, device=x.device)
         for family in _families(problem, kernel):
@@ -104,7 +106,8 @@ def _error(problem: Problem, x: Tensor) -> Tensor:
 
 def _better(x: Tensor, error: Tensor, best: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
     """The better one of two points and its error, filter by filter: (B, F, 5) and (B, F)."""
-    return torch.where((error < least)[..., None], x, best), torch.minimum(error, least)
+    better = error < least
+    return torch.where(better[..., None], x, best), torch.where(better, error, least)
 
 
 def _kernels(problem: Problem, steps: int) -> Iterator[Tensor]:

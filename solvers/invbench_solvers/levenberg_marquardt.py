@@ -23,8 +23,8 @@ class LevenbergMarquardt(Solver):
 
     It is SciPy's `least_squares` with the trust region reflective method, a Levenberg-Marquardt method that
     knows bounds, with the unknowns scaled by the columns of J. J is exact: every unknown costs one pass of
-    forward differentiation. Coordinates whose bounds agree are no unknowns. SciPy cannot be stepped: an
-    iterate is one more instance solved, and after the last one the solver returns.
+    forward differentiation. Coordinates whose bounds agree are no unknowns. SciPy cannot be stepped: the
+    only iterate comes when all instances are solved.
 
     References:
         Marquardt, SIAM J. Appl. Math. 1963; Branch, Coleman & Li, SIAM J. Sci. Comput. 1999 (the bounds).
@@ -43,11 +43,10 @@ class LevenbergMarquardt(Solver):
 
     @torch.no_grad()
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:  # noqa: ARG002
-        """One instance an iterate."""
-        x = problem.domain.project(x).clone()
-        for i in range(problem.size):
-            x[i] = _solved(problem.select(torch.tensor([i], device=x.device)), x[i : i + 1])
-            yield x
+        """One iterate, the solution."""
+        x = problem.domain.project(x)
+        places = torch.arange(problem.size, device=x.device)[:, None]
+        yield torch.cat([_solved(problem.select(i), x[i]) for i in places])
 
 
 def _solved(problem: Problem, x: Tensor) -> Tensor:
@@ -61,7 +60,9 @@ def _solved(problem: Problem, x: Tensor) -> Tensor:
     scale, directions = problem.loss.weights(problem.target).sqrt(), unknowns.directions
 
     def residual(vector: Array) -> Array:
-        found: Array = (scale * (problem.output(unknowns.at(vector)) - problem.target)).flatten().cpu().numpy()
+        found: Array = (
+            (scale * (problem.output(unknowns.at(vector)) - problem.target)).flatten().cpu().numpy()
+        )
         return found
 
     def jacobian(vector: Array) -> Array:
