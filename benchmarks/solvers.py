@@ -1,6 +1,7 @@
 """Every solver that is found: one iterate, its memory, and what it costs beside the network."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -11,6 +12,7 @@ from benchmarks.found import one_class_each
 from benchmarks.problems import Task
 from benchmarks.stopwatch import ratio
 from invbench.registry import catalogue
+from invbench.solver import Randomness
 
 ITERATES = 20
 
@@ -145,6 +147,54 @@ class iht_sparse_code:  # noqa: N801  # named as the others
         return ratio(self.step, self.bare)
 
 
+class _Decoder:
+    """What a decoder takes for a multiply-add, over what the network takes for one."""
+
+    name = ""
+    timeout = 120.0
+    unit = "times"
+    params = (["pool1", "pool2", "fc1"],)
+    param_names = ("layer",)
+
+    def setup(self, layer: str) -> None:
+        """The decoder with its default width, whose training is cut short, and a pass up to the layer."""
+        task = Task(layer=layer, plain=True)
+        problem, start = problems.posed(task).problem, problems.posed(task).start
+        made = replace(catalogue().solvers[self.name](), steps=2).prepare(problems.setting(task))
+        self.step = lambda: next(made.iterates(problem, start, Randomness(0, range(problem.size), start)))
+        self.pass_ = lambda: problem.network(start)
+        before = problem.meter.multiply_adds[0]
+        self.step()
+        self.prices = problem.meter.multiply_adds[0] - before, problem.network.multiply_adds
+
+    def track_multiply_add_over_that_of_the_network(self, _layer: str) -> float:
+        """Time for each multiply-add of a decoding over that of a forward pass."""
+        with torch.no_grad():
+            return ratio(self.step, self.pass_) * self.prices[1] / self.prices[0]
+
+
+class _Linear:
+    """One inversion of the first convolution without its ReLU, beside that convolution."""
+
+    name = ""
+    timeout = 120.0
+    unit = "passes"
+
+    def setup(self) -> None:
+        """The solver and the convolution, in one process, on one thread."""
+        task = Task(layer="conv1.0", plain=True)
+        posed = problems.posed(task)
+        self.step = problems.stepper(self.name, task)
+        self.bare = lambda: posed.problem.network(posed.start)
+
+    def track_inversion_over_convolution(self) -> float:
+        """Time of an inversion over that of the layer."""
+        with torch.no_grad():
+            return ratio(self.step, self.bare)
+
+
+globals().update(one_class_each(_Decoder, ("inverting_network", "up_convolutional"), suffix="_decoding"))
+globals().update(one_class_each(_Linear, ("linear_inverse", "best_convolutional_inverse"), suffix="_linear"))
 globals().update(one_class_each(_Solver, catalogue().solvers))
 globals().update(one_class_each(_Ratio, catalogue().solvers, suffix="_ratio"))
 globals().update(one_class_each(_VGG11, catalogue().solvers, suffix="_vgg11"))

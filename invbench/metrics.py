@@ -143,6 +143,44 @@ def feature_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa
     return residual.flatten(1).square().sum(1) / problem.target.flatten(1).square().sum(1)
 
 
+@_metric("lower")
+def checkerboard(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """Energy of the error x - truth at the frequencies of the stride, over that of white noise as strong.
+
+    With s the number of pixels from one position of the feature map to the next, these are the frequencies
+    (i / s, j / s) cycles a pixel, but for (0, 0): what repeats itself every s pixels, as the overlaps of a
+    transposed convolution do. With e the error without the mean of each channel, and m its means over the s^2
+    classes of pixels that are a multiple of s apart,
+
+        mean m^2 / mean e^2 * H W / (s^2 - 1),
+
+    about 1 for noise, H W / (s^2 - 1) for a pure checkerboard. NaN where features are no map, as fine as the
+    image, or do not tile it.
+
+    References:
+        Odena, Dumoulin & Olah, Deconvolution and checkerboard artifacts, Distill 2016, for the effect.
+    """
+    side, stride = x.shape[-1], _stride(problem)
+    if stride is None:
+        return torch.full_like(x[:, 0, 0, 0], torch.nan)
+    error = x.clamp(0, 1) - truth
+    error = error - error.mean((2, 3), keepdim=True)
+    classes = error.unfold(2, stride, stride).unfold(3, stride, stride).mean((2, 3))
+    pixels = x.shape[-2] * side / (stride**2 - 1)
+    whole = error.square().flatten(1).mean(1)
+    return pixels * classes.square().flatten(1).mean(1) / whole
+
+
+def _stride(problem: Problem) -> int | None:
+    """Pixels from one position of the feature map to the next, where that is a whole number above 1."""
+    images, features = problem.network.input_shape, problem.network.output_shape
+    if len(features) != 3 or len(images) != 3:
+        return None
+    strides = {a / b for a, b in zip(images[1:], features[1:], strict=True)}
+    (stride, *others) = strides
+    return int(stride) if not others and stride > 1 and stride.is_integer() else None
+
+
 @_metric("higher")
 def diversity(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
     """How far x is from the other pre-images of the same image: mean root mean square distance, on [0, 1].

@@ -1,7 +1,7 @@
 """What a solver is: the contract between methods and the harness (see solvers/README.md)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Protocol, Self
 
@@ -11,6 +11,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict
 from torch import Tensor
 
+from invbench import training
+from invbench.errors import UserError
 from invbench.priors import ALL, Grid
 from invbench.problem import Problem
 
@@ -20,6 +22,9 @@ NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 ProperFraction = Annotated[float, Ge(0), Lt(1)]
 Count = Annotated[int, Ge(1)]
+
+#: Images that a state of a training is valued on, at most, and steps between valuations.
+VALIDATED, EVERY = 256, 100
 
 
 class Randomness:
@@ -92,6 +97,53 @@ class Setting:
     validation: Tensor
     seed: int
     progress: Callable[[int, int, str], None]
+
+    def solved(self, pixels: Tensor) -> tuple[Problem, Tensor]:
+        """A problem for each image, and what solves it.
+
+        Raises:
+            UserError: the trial has no solutions.
+        """
+        sample = self.pose(pixels)
+        if sample.truth is None:
+            raise UserError("a method that learns from solutions cannot be trained here: the trial has none.")
+        return sample.problem, sample.truth
+
+    def fit(
+        self,
+        parameters: Iterable[Tensor],
+        loss: Callable[[Tensor], Tensor],
+        generator: torch.Generator,
+        *,
+        steps: int,
+        batch: int,
+        lr: float,
+        validate: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Fit parameters to the training images by `training.fit`, and keep the state that validates best.
+
+        Args:
+            parameters: trained in place.
+            loss: images `(b, C, H, W)` -> scalar.
+            generator: of the batches.
+            steps: of the training.
+            batch: images a step.
+            lr: first learning rate.
+            validate: the same as `loss` where the state is chosen by another one.
+        """
+        held_out, value = self.validation[:VALIDATED], validate or loss
+        training.fit(
+            parameters,
+            lambda indices: loss(self.train[indices.to(self.train.device)]),
+            len(self.train),
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            generator=generator,
+            validate=lambda: float(value(held_out)),
+            every=EVERY,
+            progress=self.progress,
+        )
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ CELL_COLUMNS = [
     "ranked_by",
     "peak_memory",
     "prepare_seconds",
+    "prepare_work",
 ]
 #: Columns that every table has, in this order, whatever the cells measured.
 COLUMNS = [
@@ -102,6 +103,7 @@ COLUMNS = [
     "projection_distance",
     "peak_memory",
     "prepare_seconds",
+    "prepare_work",
     "cell",
     "cell_status",
     "ranked_by",
@@ -362,7 +364,7 @@ def _frame(
         else:
             columns[name] = varying[name]
     frame = pd.DataFrame(columns)
-    for name in ("seed", "threads", "peak_memory", "prepare_seconds"):
+    for name in ("seed", "threads", "peak_memory", "prepare_seconds", "prepare_work"):
         frame[name] = pd.to_numeric(frame[name].astype(object), errors="coerce")
     frame["final"] = frame["final"].astype(bool)
     return frame

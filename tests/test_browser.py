@@ -149,6 +149,19 @@ def test_a_picture_opens_and_closes_by_keyboard(wide):
     assert not dialog.is_displayed()
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_figure_of_a_claim_unfolds(browser, page, width):
+    visit(browser, page, width)
+    folded = browser.find_elements(By.CSS_SELECTOR, "#claims details")
+    assert len(folded) == 2, "one claim was not run"
+    for one in folded:
+        figure = one.find_element(By.TAG_NAME, "svg")
+        assert not figure.is_displayed()
+        one.find_element(By.TAG_NAME, "summary").send_keys(Keys.ENTER)
+        assert figure.is_displayed() and 250 < figure.size["width"] < 360
+    assert browser.execute_script("return document.documentElement.scrollWidth") == width
+
+
 def test_a_legend_brings_out_one_method(wide):
     button = wide.find_element(By.CSS_SELECTOR, "#plot-c1 button.pick")
     button.click()

@@ -317,6 +317,7 @@ def test_the_command_prints_json(folder: Path) -> None:
     assert first["value"] == pytest.approx(first["ours"] / first["against"])
     assert (second["id"], second["paper"], second["against"]) == ("number", 5, None)
     assert (third["verdict"], third["ours"]) == ("not run", None)
+    assert "basis" not in first
 
 
 def test_a_study_without_claims(tmp_path: Path) -> None:
@@ -374,3 +375,15 @@ def test_what_goes_image_by_image_needs_images() -> None:
     result = verdict(alone, **PAIRED, **{"as": "wins"})
     assert result.verdict == "not run"
     assert "1 instances in common" in result.note
+
+
+def test_a_verdict_keeps_what_its_numbers_were_reduced_from() -> None:
+    basis = verdict(PSNR, **PAIRED, **{"as": "difference"}).basis
+    assert (basis.ours, basis.against, basis.matched) == ((31, 30, 35), (30, 28, 36), True), "a, b and c"
+    assert verdict().basis.ours == (1, 2, 6)
+    assert not verdict().basis.matched
+    alone = PSNR[(PSNR["solver"] == "ours") | (PSNR["instance_name"] == "a")]
+    basis = verdict(alone, **PAIRED, **{"as": "difference"}).basis
+    assert (basis.ours, basis.against, basis.matched) == ((31, 30, 35, 28), (30,), False)
+    assert verdict(TABLE.iloc[:0]).basis.ours == ()
+    assert "basis" not in repr(verdict())

@@ -3,14 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from invbench import cli
+from invbench import cache, cli
 from invbench.cli.list import KINDS
+from invbench.trials import offline
 
 STUDY = """
 study: small
@@ -217,6 +219,53 @@ def test_report_of_a_folder_without_results(invbench, tmp_path: Path) -> None:  
 def test_fit_needs_a_network(invbench) -> None:  # type: ignore[no-untyped-def]
     one_sentence(invbench("fit", "images=bundled"), "network=lenet")
     one_sentence(invbench("fit", "net=lenet"), "network=NAME")
+
+
+INVERTING = ("solver=inverting_network", "solver.width=4", "solver.steps=2", "trial.layer=conv1")
+
+
+def test_fit_a_solver(invbench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INVBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(offline, "IMAGES", {"train": 16, "validation": 8})
+    outcome = invbench("fit", *INVERTING, "-o", "weights.safetensors")
+    assert outcome.code == 0, outcome.err
+    told = dict(line.split(": ", 1) for line in outcome.out.strip().splitlines())
+    assert told["origin"] == "trained now"
+    assert told["recipe"].startswith("InvertingNetwork(regime='joint'")
+    assert told["weights"] == "weights.safetensors"
+    # the transposed 5 x 5 convolution, the 3 x 3 convolution, and their biases
+    assert int(told["numbers_learned"]) == (16 * 4 * 25 + 4) + (4 * 3 * 9 + 3)
+    assert int(told["training_multiply_adds"]) > 0
+    kept = cache.read(tmp_path / "weights.safetensors")
+    assert kept is not None
+    assert sum(tensor.numel() for tensor in kept[0].values()) == int(told["numbers_learned"])
+    again = invbench("fit", *INVERTING, "trial.start=black")
+    assert "origin: trained before on this machine" in again.out
+    assert "origin: trained now" in invbench("fit", *INVERTING, "--refresh").out
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["solver=adam", "trial.layer=pool1"], ["solver 'adam' learns nothing"]),
+        (["solver=nonsense", "trial.layer=pool1"], ["unknown method 'nonsense'"]),
+        (["solver=inverting_netwrk", "trial.layer=pool1"], ["did you mean", "inverting_network"]),
+        (["solver=inverting_network"], ["layer"]),
+        (["solver=inverting_network", "trial.layer=pool9"], ["pool9", "conv1, pool1"]),
+        (["solver=inverting_network", "trial.layer=pool1", "solver.width=[4, 8]"], ["no lists"]),
+        (["solver=inverting_network", "trial.layer=pool1", "solver.width=0"], ["width: must be >= 1"]),
+        (["solver=inverting_network", "trial.layer=pool1", "solver.wdth=4"], ["wdth"]),
+        (["solver=inverting_network", "trial.layer=[pool1, pool2]"], ["no lists"]),
+        (["solver=inverting_network", "trial.layer=pool1", "network.name=[lenet, vgg11]"], ["no lists"]),
+        (["solver=inverting_network", "trial.layer=pool2", "solver.regime=solo"], ["nothing to fit"]),
+        (["solver=inverting_network", "trial=adversarial"], ["nothing to fit", "takes features"]),
+        (["solver=inverting_network", "trial=preimag"], ["preimag", "preimage"]),
+        (["solver=inverting_foe", "trial.layer=pool1"], ["fit trains one solver"]),
+    ],
+    ids=lambda value: " ".join(value[:3]) if isinstance(value, list) else None,
+)  # fmt: skip
+def test_mistakes_in_what_is_to_be_fitted(invbench: Any, settings: list[str], parts: list[str]) -> None:
+    one_sentence(invbench("fit", *settings), *parts)
 
 
 def test_help_is_fast_because_it_imports_nothing_heavy() -> None:

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
-from torch import Tensor
+from torch import Tensor, nn
 
 from invbench import metrics
+from invbench.domains import Box
+from invbench.losses import SquaredError
+from invbench.meter import Meter
+from invbench.network import parse
+from invbench.problem import Problem
+from tests.modules import sequential
 from tests.toys import tiny_problems
 
 FOUND = metrics.find()
@@ -144,3 +150,91 @@ def test_tf32_is_left_as_it_was() -> None:
     before = torch.backends.cudnn.allow_tf32
     FOUND["ssim"](torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16), PROBLEM)
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+def features_of(layer: nn.Module, shape: tuple[int, ...], count: int = 3) -> Problem:
+    """A problem whose features are those of a layer."""
+    network = parse(sequential(layer=layer).double(), shape)  # type: ignore[no-untyped-call]
+    target = network(torch.zeros(count, *shape, dtype=torch.float64))
+    return Problem(network, target, SquaredError(), Box(0.0, 1.0), (), Meter(count))
+
+
+def checkerboard(error: Tensor, stride: int) -> Tensor:
+    problem = features_of(nn.MaxPool2d(stride), tuple(error.shape[1:]), len(error))
+    truth = torch.full_like(error, 0.5)
+    return FOUND["checkerboard"](truth + error, truth, problem)
+
+
+@pytest.mark.parametrize(("stride", "sides"), [(2, (8, 8)), (2, (6, 10)), (3, (9, 12)), (4, (8, 16))])
+def test_the_checkerboard_of_noise_is_one(
+    stride: int, sides: tuple[int, int], generator: torch.Generator
+) -> None:
+    error = 0.01 * torch.randn(2000, 3, *sides, generator=generator, dtype=torch.float64)
+    # Of n pixels without their mean every frequency holds 1 / (n - 1) of the energy, not 1 / n
+    pixels = sides[0] * sides[1]
+    expected = pixels / (pixels - 1)
+    assert float(checkerboard(error, stride).mean()) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize(("stride", "sides"), [(2, (8, 8)), (2, (6, 10)), (3, (9, 12)), (4, (8, 16))])
+def test_a_pure_checkerboard_has_all_of_its_energy_there(
+    stride: int, sides: tuple[int, int], generator: torch.Generator
+) -> None:
+    tile = 0.1 * torch.rand(2, 3, stride, stride, generator=generator, dtype=torch.float64)
+    error = tile.repeat(1, 1, sides[0] // stride, sides[1] // stride)
+    expected = sides[0] * sides[1] / (stride**2 - 1)
+    assert checkerboard(error, stride).tolist() == pytest.approx([expected] * 2)
+    signs = torch.ones(sides, dtype=torch.float64)
+    signs[1::2] *= -1
+    signs[:, 1::2] *= -1
+    if stride == 2:
+        found = checkerboard((0.1 * signs).expand(1, 3, *sides), stride)
+        assert float(found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("stride", "sides"), [(2, (8, 10)), (3, (9, 12)), (4, (8, 16))])
+def test_the_checkerboard_is_that_of_the_fourier_transform(
+    stride: int, sides: tuple[int, int], generator: torch.Generator
+) -> None:
+    """The energy at the frequencies (i / s, j / s) but (0, 0), over the mean energy of all but (0, 0)."""
+    height, width = sides
+    error = 0.1 * torch.rand(3, 2, *sides, generator=generator, dtype=torch.float64)
+    error += 0.1 * torch.linspace(0, 1, width, dtype=torch.float64).square()
+    energy = np.abs(np.fft.fft2(error.numpy())) ** 2
+    energy[..., 0, 0] = 0
+    there = energy[..., :: height // stride, :: width // stride].sum((1, 2, 3)) / (stride**2 - 1)
+    mean = energy.sum((1, 2, 3)) / (height * width)
+    problem = features_of(nn.AvgPool2d(stride), (2, *sides))
+    truth = torch.full_like(error, 0.5)
+    found = FOUND["checkerboard"](truth + error, truth, problem)
+    assert found.tolist() == pytest.approx((there / mean).tolist())
+    wild = FOUND["checkerboard"](truth + 9 * error, truth, problem)
+    clipped = FOUND["checkerboard"]((truth + 9 * error).clamp(0, 1), truth, problem)
+    assert torch.equal(wild, clipped), "on [0, 1] as the other image metrics"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), (3, 8, 8)),
+        (nn.Conv2d(3, 4, 3, padding=1), (3, 8, 8)),
+        (nn.MaxPool2d(2), (3, 9, 9)),
+        (nn.MaxPool2d((2, 4)), (3, 8, 8)),
+        (nn.Upsample(scale_factor=2), (3, 8, 8)),
+    ],
+    ids=["vectors", "as fine as the image", "no tiles", "two strides", "finer than the image"],
+)
+def test_where_there_is_no_checkerboard(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    problem = features_of(layer, shape)
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = FOUND["checkerboard"](x, x.flip(2), problem)
+    assert found.shape == (3,)
+    assert found.isnan().all()
+
+
+def test_the_checkerboard_of_layers_that_tile_without_being_pools() -> None:
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pool, steps = (features_of(layer, (3, 8, 8)) for layer in (nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, 2, 1)))
+    found = FOUND["checkerboard"](x, x.flip(2), pool)
+    assert found.isfinite().all()
+    assert torch.equal(found, FOUND["checkerboard"](x, x.flip(2), steps))

@@ -23,6 +23,7 @@ from invbench.operators import (
     Normalise,
     Reshape,
     TransposedConvolution,
+    Upsampling,
     Windows,
     compose,
 )
@@ -74,6 +75,9 @@ SMALL = [
     Diagonal((2, 3, 4)),
     Windows((2, 7, 8), (3, 3), (2, 2)),
     Windows((2, 6, 7), (3, 2), (1, 2)),
+    Upsampling((2, 3, 4), (6, 12)),
+    Upsampling((2, 3, 4), (7, 5)),
+    Upsampling((2, 5, 4), (3, 4)),
     Composition(
         (Diagonal((2, 3, 4), random(2, 3, 4)), Reshape((2, 3, 4), (24,)), Dense(random(3, 24), None, (24,)))
     ),
@@ -357,6 +361,18 @@ def test_folding_equals_layers_of_torch():
     second = Convolution(layer.weight.detach(), layer.bias.detach(), (3, 8, 8), (2, 2), (1, 1))
     x = random(2, 3, 8, 8)
     torch.testing.assert_close(compose(first, second)(x), torch_layers(x), rtol=1e-12, atol=1e-12)
+
+
+def test_upsampling_repeats_the_nearest_entries():
+    x = random(2, 3, 5, 4)
+    for sides in ((10, 12), (7, 9), (5, 4), (3, 8)):
+        affine = Upsampling((3, 5, 4), sides)
+        assert affine.out_shape == (3, *sides)
+        torch.testing.assert_close(affine(x), functional.interpolate(x, sides, mode="nearest"))
+    tiles = Upsampling((3, 5, 4), (10, 12))
+    torch.testing.assert_close(tiles(x), torch.kron(x, torch.ones(2, 3, dtype=torch.float64)))
+    sums = functional.avg_pool2d(random(2, 3, 10, 12), (2, 3)) * 6
+    torch.testing.assert_close(tiles.adjoint(random(2, 3, 10, 12)), sums)
 
 
 # --- the module that normalises ----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from invbench.harness import Bench, run_analysis
 from invbench.harness.attempt import problem_for, refusal, with_horizons
 from invbench.planning import plan
 from invbench.study import Study
+from invbench.trials import offline
 
 PLANNED_SECONDS = 40
 
@@ -40,6 +41,19 @@ def test_it_uses_shipped_weights_and_nothing_is_refused(quick: Study) -> None:
         method = with_horizons(cell, bench, cell.method)
         assert refusal(method, problem_for(cell, bench, method)) is None
     assert {trained.origin for trained in bench.teacher.trained} == {"shipped with the package"}
+
+
+def test_what_its_methods_have_learned_is_shipped(quick: Study) -> None:
+    """But for the linear inverse: its matrix of 38 MB takes seconds to compute, and no training."""
+    bench = Bench(lambda *_: pytest.fail("the main job must not train"))
+    for cell in quick.cells:
+        for name, solver in cell.method.stages:
+            if solver.learns() and name != "linear_inverse":
+                scene = bench.scene(cell, bench.batch(cell, "test"))
+                prepared = offline.prepare(solver, cell.trial, scene, bench.progress)
+                assert prepared.origin == "shipped with the package"
+                assert prepared.seconds > 0
+                assert prepared.multiply_adds > 0
 
 
 def test_its_analyses_measure(quick: Study) -> None:

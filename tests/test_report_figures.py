@@ -150,24 +150,74 @@ def test_offline_work_pays_off_where_the_definition_says(scored):
         n = break_even(prepared, seconds, other, slower)
         holds = [prepared + k * seconds <= other + k * slower + 1e-9 for k in range(5000)]
         assert n == (holds.index(True) if any(holds) else np.inf)
+    assert np.isnan(break_even(np.nan, 1, 0, 2)) and np.isnan(break_even(1, 1, 0, np.nan))
     found = offline_costs(*scored)
-    assert [(one.title, one.method.solver, one.offline) for one in found] == [
+    assert [(one.title, one.method.solver, one.offline.clock) for one in found] == [
         (f"preimage · {layer}", "inverting_network", "75.0") for layer in ("conv1", "pool2", "fc1")
     ]
     comparison = scored[0][0]
     network = next(cell for cell in comparison.cells if cell.method.solver == "inverting_network")
-    quality, seconds = network.final("mse").astype(float).mean(), 300 * 1e-4 / 8
+    quality, seconds, work = network.final("mse").astype(float).mean(), 300 * 1e-4 / 8, 300 * 5e5
+    assert (found[0].each.seconds, found[0].each.work) == (pytest.approx(seconds), work)
     for rival in found[0].rivals:
         cell = next(cell for cell in comparison.cells if cell.method == rival.method)
         means = np.mean([curve.astype(float) for curve in cell.curves("mse")], axis=0)
-        pace = 0.006 if rival.method.solver == "lbfgs" else 0.002
-        slower = POINTS[np.flatnonzero(means <= quality)[0]] * pace / 8
-        assert rival.pays == (slower > seconds)
-        if rival.pays:
-            assert float(rival.sort) == pytest.approx(np.ceil(75.0 / (slower - seconds)), abs=1)
-    assert {rival.pays for rival in found[0].rivals} == {True, False}
-    reaching = {method for one in found for method in (rival.method.solver for rival in one.rivals)}
-    assert "projected_gradient" not in reaching
+        steps = POINTS[np.flatnonzero(means <= quality)[0]]
+        slower = steps * (0.006 if rival.method.solver == "lbfgs" else 0.002) / 8
+        assert rival.each.seconds == pytest.approx(slower)
+        assert rival.each.work == steps * 5e5
+        assert np.isfinite(rival.images) == (slower > seconds)
+        if slower > seconds:
+            assert rival.images == pytest.approx(np.ceil(75.0 / (slower - seconds)), abs=1)
+            assert rival.by_time == f"{rival.images:,.0f}"
+        assert np.isfinite(rival.images_of_work) == (steps * 5e5 > work)
+    assert {np.isfinite(rival.images) for rival in found[0].rivals} == {True, False}
+
+
+def test_every_rival_of_offline_work_is_named(scored):
+    comparisons, _ = scored
+    for one, comparison in zip(offline_costs(*scored), comparisons, strict=False):
+        named = [*(rival.method for rival in one.rivals), *one.never, *one.lost]
+        assert {one.method, *named} == set(comparison.methods)
+        assert len(named) == len(set(named)) == len(comparison.methods) - 1
+        assert "projected_gradient" in {method.solver for method in one.never}
+        assert one.lost == ()
+
+
+def test_offline_work_that_was_not_counted_is_a_dash(tmp_path):
+    folder = Folder(tmp_path, 2)
+    folder.add("adam", level=0.01)
+    folder.add("counted", prepare_seconds=60.0, prepare_work=4.5e10)
+    folder.add("older", prepare_seconds=30.0)
+    folder.add("torn", status="diverged", diverged=(1,))
+    results = folder.finish()
+    first, second = offline_costs(*_scored(results))
+    assert (first.offline.counted, second.offline.counted) == ("45.0 G", "–")
+    assert [method.solver for method in first.lost] == ["torn"]
+    (adam,) = [rival for rival in first.rivals if rival.method.solver == "adam"]
+    # 45 G once and 150 M an image, against some steps of 500 k.
+    assert adam.images_of_work == np.inf and adam.by_work == "never"
+    (adam,) = [rival for rival in second.rivals if rival.method.solver == "adam"]
+    assert np.isnan(adam.images_of_work) and adam.by_work == "–"
+    html = render(results)
+    table = html[html.index('<table class="offline">') :].split("</table>")[0]
+    assert "45.0 G" in table and "nothing compares with: torn" in table
+
+
+def test_offline_work_pays_off_by_multiply_adds(tmp_path):
+    folder = Folder(tmp_path, 1)
+    # The network ends after as many steps as the rival takes to be as good, so that its work is greater.
+    folder.add("network", level=0.3, prepare_seconds=1.0, prepare_work=1e9)
+    key = folder.keys[0]
+    record = folder.store.find(key)
+    record["trace"]["series"]["work"] = [[1e6] for _ in record["trace"]["series"]["work"]]
+    folder.store.write(key, record)
+    folder.order = 0  # the same noise
+    folder.add("adam", level=0.3)
+    (one,) = offline_costs(*_scored(folder.finish()))
+    (adam,) = one.rivals
+    assert (one.each.work, adam.each.work) == (1e6, 300 * 5e5)
+    assert adam.images_of_work == np.ceil(1e9 / (300 * 5e5 - 1e6)) == 7
 
 
 def test_no_offline_work_no_table(tmp_path):

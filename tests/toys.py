@@ -122,6 +122,7 @@ def tiny_problems(batch: int = 3, dtype: torch.dtype = torch.float64) -> dict[st
             problem(affine, switched(affine(truth), (2, 2)), SwitchedError(), box),
             start,
         ),
+        "linear features in a box": (problem(affine, affine(truth), SquaredError(), box), start),
         "sparse code": (problem(linear, signals, SquaredError(), sparse), torch.zeros_like(numbers)),
         "l1 code": (problem(linear, signals, SquaredError("none"), Reals(), l1), torch.zeros_like(numbers)),
         **tiny_gabor(batch, dtype),

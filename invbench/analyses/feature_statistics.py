@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from invbench.analyses.contract import Analysis, Findings, Picture, Plot, Refused, Row
+from invbench.operators.toeplitz import toeplitz_distance
 from invbench.solver import Positive
 from invbench.trials.contract import Scene
 
@@ -189,26 +190,6 @@ class _Matrices:
                 pixels = (matrix.nan_to_num() / (largest or 1.0) + 1) / 2
                 what = f"{stage}: {title}, {-largest:.2g} black to {largest:.2g} white"
                 yield Picture(what, pixels[None].float())
-
-
-def toeplitz_distance(matrix: Tensor, height: int, width: int) -> float:
-    """|A - T|_F / |A|_F for the closest T whose entries depend on the displacement alone; NaN for A = 0.
-
-    Args:
-        matrix: A between the positions of a map, row by row, `(height * width,) * 2`.
-        height: of the map.
-        width: of the map.
-    """
-    row, column = (
-        index.flatten() for index in torch.meshgrid(*map(torch.arange, (height, width)), indexing="ij")
-    )
-    down, right = row[:, None] - row + height - 1, column[:, None] - column + width - 1
-    group = (down * (2 * width - 1) + right).flatten()
-    size = (2 * height - 1) * (2 * width - 1)
-    sums = matrix.new_zeros(size).index_add(0, group, matrix.flatten())
-    counts = matrix.new_zeros(size).index_add(0, group, torch.ones_like(matrix.flatten()))
-    closest = (sums / counts)[group].view_as(matrix)
-    return float((matrix - closest).norm() / matrix.norm())
 
 
 def inverse(matrix: Tensor, ridge: float) -> Tensor:

@@ -1,7 +1,7 @@
 """What became of claims: our number, the other one, the verdict."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,6 +19,22 @@ _SAME = ("trial", "network", "images", "layer", "seed", "instance_name")
 
 
 @dataclass(frozen=True)
+class Basis:
+    """What the numbers of a verdict were reduced from.
+
+    Attributes:
+        ours: values of our side.
+        against: values of the other side, () where there is none.
+        matched: the two are of equal length, and the values at one place are the means of one instance on
+            either side. Else they are the values of all rows, in the order of the table.
+    """
+
+    ours: tuple[float, ...] = ()
+    against: tuple[float, ...] = ()
+    matched: bool = False
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What became of a claim.
 
@@ -33,6 +49,7 @@ class Verdict:
         agree: the condition in words.
         verdict: `reproduced`, `differs` or `not run`.
         note: what a reader should know: rows left out, why it was not run.
+        basis: what the numbers were reduced from; for figures, no part of what is printed.
     """
 
     id: str
@@ -45,6 +62,7 @@ class Verdict:
     agree: str
     verdict: Outcome
     note: str
+    basis: Basis = field(default=Basis(), repr=False)
 
 
 def evaluate(
@@ -76,6 +94,7 @@ class _Side:
     value: float
     note: str
     each: Mapping[tuple[Any, ...], float]  # the mean of every instance that it rests on
+    rows: tuple[float, ...]  # all values that it rests on
 
 
 def _judge(claim: Claim, final: "pd.DataFrame", analyses: Sequence[Mapping[str, Any]]) -> Verdict:
@@ -106,6 +125,19 @@ def _judge(claim: Claim, final: "pd.DataFrame", analyses: Sequence[Mapping[str, 
         agree=claim.condition,
         verdict=verdict,
         note="; ".join(note for note in notes if note),
+        basis=_basis(ours, against) if ours and value is not None else Basis(),
+    )
+
+
+def _basis(ours: _Side, against: _Side | None) -> Basis:
+    """Both sides instance by instance where they share at least two, else row by row."""
+    if against is None:
+        return Basis(ours.rows)
+    common = sorted(ours.each.keys() & against.each.keys())
+    if len(common) < 2:
+        return Basis(ours.rows, against.rows)
+    return Basis(
+        tuple(ours.each[key] for key in common), tuple(against.each[key] for key in common), matched=True
     )
 
 
@@ -129,7 +161,7 @@ def _gains(column: str, ours: _Side, against: _Side) -> npt.NDArray[np.float64]:
     if len(common) < 2:
         raise _NotRun(f"the two sides have {len(common)} instances in common, and it takes 2")
     better = np.array([ours.each[key] - against.each[key] for key in common])
-    return _sign(column) * better
+    return sign(column) * better
 
 
 def _sure(gains: npt.NDArray[np.float64]) -> float:
@@ -140,7 +172,7 @@ def _sure(gains: npt.NDArray[np.float64]) -> float:
     return float(gains.mean() - stats.t.ppf(0.975, len(gains) - 1) * spread)
 
 
-def _sign(column: str) -> int:
+def sign(column: str) -> int:
     """1 for a metric where higher is better, else -1."""
     from invbench import metrics
 
@@ -167,7 +199,12 @@ def _side(
     variants = used["variant"].unique() if "variant" in used.columns else ()
     if len(variants) > 1:
         notes.append(f"mixes the variants {', '.join(map(str, variants))}")
-    return _Side(_reduced(side, used), "; ".join(notes), _each(side.column, used, keys))
+    return _Side(
+        _reduced(side, used),
+        "; ".join(notes),
+        _each(side.column, used, keys),
+        tuple(_numbers(used[side.column]).tolist()),
+    )
 
 
 def _each(column: str, rows: "pd.DataFrame", keys: Sequence[str]) -> dict[tuple[Any, ...], float]:
@@ -188,9 +225,9 @@ def _best(side: Quantity, column: str, rows: "pd.DataFrame") -> tuple["pd.DataFr
     """Of the rows, grouped by a column, the group whose reduced value is best, and its name."""
     if column not in rows.columns:
         raise _NotRun(f"there is no column {column}")
-    sign = _sign(side.column)
+    better = sign(side.column)
     groups = {str(name): part for name, part in rows.groupby(column, observed=True)}
-    chosen = max(groups, key=lambda name: sign * _reduced(side, groups[name]))
+    chosen = max(groups, key=lambda name: better * _reduced(side, groups[name]))
     return groups[chosen], chosen
 
 

@@ -30,15 +30,21 @@ def command(folder: Path, as_json: bool) -> None:
     verdicts = evaluate(of_study(results.study), results.table, results.analyses)
     if as_json:
         import json
-        from dataclasses import asdict
 
-        click.echo(json.dumps([asdict(verdict) for verdict in verdicts], indent=1))
+        click.echo(json.dumps([_plain(verdict) for verdict in verdicts], indent=1))
     elif verdicts:
         from rich.console import Console
 
         Console().print(_table(verdicts))
     else:
         click.echo(f"the study of {folder} makes no claims")
+
+
+def _plain(verdict: "Verdict") -> dict[str, object]:
+    """All that is told of a verdict; not what its numbers were reduced from."""
+    from dataclasses import fields
+
+    return {one.name: getattr(verdict, one.name) for one in fields(verdict) if one.name != "basis"}
 
 
 def _table(verdicts: "Sequence[Verdict]") -> "Table":

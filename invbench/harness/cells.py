@@ -67,7 +67,9 @@ def _run(cell: Cell, bench: Bench, trace: Trace, record: Record, clock: Clock | 
         return {}
     if cell.tuning is not None:
         method, record["tuning"] = tune(cell, bench, method, cell.tuning)
-    method, record["labels"]["prepare_seconds"] = prepare(cell, bench, method)
+    method, cost = prepare(cell, bench, method)
+    record["labels"]["prepare_seconds"] = cost and cost.seconds
+    record["labels"]["prepare_work"] = cost and cost.multiply_adds
     x = attempt(cell, bench, method, trace, clock=clock)
     if cell.device == "cuda":
         record["labels"]["peak_memory"] = torch.cuda.max_memory_allocated()

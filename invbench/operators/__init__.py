@@ -5,6 +5,7 @@ from invbench.operators.folding import compose
 from invbench.operators.gram import gram_solver
 from invbench.operators.inverses import GramSolver
 from invbench.operators.maps import Affine, Composition, Dense, Diagonal, Normalise, Rescale, Reshape
+from invbench.operators.upsampling import Upsampling
 from invbench.operators.windows import Windows
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Rescale",
     "Reshape",
     "TransposedConvolution",
+    "Upsampling",
     "Windows",
     "compose",
     "gram_solver",

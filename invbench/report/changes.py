@@ -16,7 +16,7 @@ ROUNDING = 1e-6
 #: With fewer units an interval says nothing.
 UNITS = 3
 #: Costs that are read once for the whole batch of a cell: its instances are no independent readings.
-_PER_CELL = frozenset({"seconds", "peak_memory", "prepare_seconds"})
+_PER_CELL = frozenset({"seconds", "peak_memory", "prepare_seconds", "prepare_work"})
 #: Says what `work` says, and means nothing where seconds end a run.
 _LEFT_OUT = frozenset({"iteration"})
 

@@ -31,7 +31,7 @@ CONDITIONS = [
 ORACLE = "oracle"
 
 #: Labels of a cell that are reported as numbers.
-_COST_LABELS = ("peak_memory", "prepare_seconds")
+_COST_LABELS = ("peak_memory", "prepare_seconds", "prepare_work")
 
 
 @dataclass(frozen=True)

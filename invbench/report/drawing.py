@@ -56,7 +56,14 @@ class Panel:
 
 
 def draw(
-    paint: "Callable[[Axes], None]", *, name: str, title: str, caption: str, x_label: str, y_label: str
+    paint: "Callable[[Axes], None]",
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    x_label: str,
+    y_label: str,
+    size: tuple[float, float] = _SIZE,
 ) -> Plot:
     """A figure: empty axes, painted, labelled, calmed and made part of the page.
 
@@ -67,13 +74,14 @@ def draw(
         caption: what it shows.
         x_label: of the abscissa.
         y_label: of the ordinate.
+        size: width and height in inches of 72 points.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "invbench", "font.size": 9}):
-        figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes((0.15, 0.165, 0.835, 0.81))
+        figure = Figure(figsize=size)
+        axes = figure.add_axes(_frame(*size))
         paint(axes)
         axes.set_xlabel(x_label, color=INK, parse_math=False)
         axes.set_ylabel(y_label, color=INK, parse_math=False)
@@ -82,6 +90,12 @@ def draw(
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plain = re.sub(r"[^a-zA-Z0-9-]", "-", name)
     return Plot(inline(file.getvalue(), plain, f"{title}: {caption}"), caption)
+
+
+def _frame(width: float, height: float) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height of the axes in a figure: the same margins in inches at every size."""
+    left, bottom, right, top = 0.705, 0.528, 0.0705, 0.08
+    return left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height
 
 
 def look(style: Style) -> dict[str, Any]:
@@ -97,7 +111,12 @@ def look(style: Style) -> dict[str, Any]:
 
 def colour(style: Style) -> str:
     """Stand-in for the colour of a method."""
-    return f"#fe00{style.hue:02x}"
+    return hue(style.hue)
+
+
+def hue(index: int) -> str:
+    """Stand-in for one of the colours of the palette."""
+    return f"#fe00{index:02x}"
 
 
 def group(style: Style) -> str:
@@ -123,15 +142,24 @@ def fit_ordinate(axes: "Axes", values: Array, metric: str) -> None:
     if metric == "success":
         axes.set_ylim(-0.04, 1.04)
         return
-    logarithmic = metric not in _LINEAR and bool((values > 0).all())
+    logarithmic = by_decades(values, metric)
     fit_axis(axes.yaxis, values, logarithmic)
+    axes.set_ylim(with_room(values, logarithmic))
+
+
+def by_decades(values: Array, metric: str) -> bool:
+    """Whether an axis of these values may be logarithmic: they are positive and have no natural range."""
+    return metric not in _LINEAR and bool((values > 0).all())
+
+
+def with_room(values: Array, logarithmic: bool) -> tuple[float, float]:
+    """Ends of an axis that shows all values, a little beyond them."""
     low, high = float(values.min()), float(values.max())
     if logarithmic:
         room = max((high / low) ** 0.06, 1.02)
-        axes.set_ylim(low / room, high * room)
-    else:
-        room = 0.06 * (high - low) or 0.1
-        axes.set_ylim(low - room, high + room)
+        return low / room, high * room
+    room = 0.06 * (high - low) or 0.1
+    return low - room, high + room
 
 
 def fit_axis(axis: "Axis", values: Array, logarithmic: bool) -> None:
@@ -187,9 +215,16 @@ def inline(svg: str, name: str, description: str) -> Markup:
     inner = re.sub(r"(font-size: [\d.]+px); font-family: [^;\"]+", r"\1", inner)
     inner = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", inner)
     inner = re.sub(r' transform="rotate\(-0 [^"]*"', "", inner)
-    inner = re.sub(r">\s+<", "><", inner)
+    inner = _ungrouped(re.sub(r">\s+<", "><", inner).replace("<defs></defs>", "").strip())
     size = box[1] if box else "0 0 338 230"
     return Markup(f'<svg viewBox="{size}" role="img" aria-label="{escape(description)}">{inner}</svg>')
+
+
+def _ungrouped(svg: str) -> str:
+    """Without the groups that carry nothing, which are a quarter of what matplotlib writes."""
+    while (fewer := re.sub(r"<g>((?:(?!</?g[ >]).)*)</g>", r"\1", svg)) != svg:
+        svg = fewer
+    return svg
 
 
 def _short(attribute: re.Match[str]) -> str:

@@ -3,7 +3,7 @@
 import math
 
 #: Columns that are no quality of a result and get no column among the metrics.
-_COSTS = ("seconds", "iteration", "work", "peak_memory", "prepare_seconds")
+_COSTS = ("seconds", "iteration", "work", "peak_memory", "prepare_seconds", "prepare_work")
 _LABELS = {
     "feature_error": "feature error",
     "mse": "MSE",
@@ -21,10 +21,11 @@ _LABELS = {
     "work": "work",
     "peak_memory": "memory",
     "prepare_seconds": "offline s",
+    "prepare_work": "offline work",
 }
 _HIGHER = frozenset({"psnr", "ssim", "success", "support_recovery", "activation", "diversity"})
 _ORDER = ("objective", "feature_error", "mse", "psnr", "ssim", "success", "distortion_l2", "distortion_linf")
-_HUMAN = frozenset({"work", "peak_memory", "iteration"})
+_HUMAN = frozenset({"work", "prepare_work", "peak_memory", "iteration"})
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 MISSING = "–"

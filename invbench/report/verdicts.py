@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from invbench.errors import UserError
+from invbench.report.drawing import Plot
 from invbench.report.quantities import MISSING, number
 from invbench.store import Results
+
+if TYPE_CHECKING:
+    from invbench.claims import Verdict
 
 #: A mark for each verdict, so that none is told by colour alone.
 _MARKS = {"reproduced": "✓", "differs": "✗", "not run": "○"}
@@ -27,6 +31,7 @@ class Judged:
     verdict: str
     mark: str
     note: str
+    plot: Plot | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ def claims(results: Results) -> Claims | None:
     if "claims" not in results.study:
         return None
     from invbench.claims import evaluate, of_study
+    from invbench.report.claim_figures import figure
 
     try:
         found = of_study(results.study)
@@ -52,10 +58,14 @@ def claims(results: Results) -> Claims | None:
         return None
     verdicts = evaluate(found, results.table, getattr(results, "analyses", ()))
     counts = {name: sum(one.verdict == name for one in verdicts) for name in _MARKS}
-    return Claims(tuple(map(_judged, verdicts)), counts)
+    plots = [
+        figure(claim, verdict, f"claim-{index}")
+        for index, (claim, verdict) in enumerate(zip(found, verdicts, strict=True), start=1)
+    ]
+    return Claims(tuple(map(_judged, verdicts, plots)), counts)
 
 
-def _judged(verdict: Any) -> Judged:
+def _judged(verdict: "Verdict", plot: Plot | None) -> Judged:
     return Judged(
         id=verdict.id,
         source=verdict.source,
@@ -68,6 +78,7 @@ def _judged(verdict: Any) -> Judged:
         verdict=verdict.verdict,
         mark=_MARKS.get(verdict.verdict, "○"),
         note=verdict.note,
+        plot=plot,
     )
 
 

@@ -3,10 +3,10 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import AfterValidator, ConfigDict
@@ -141,6 +141,10 @@ class Trial(ABC):
         Raises:
             UserError: network and trial do not fit.
         """
+
+    def lesson(self) -> Self:
+        """The trial as methods learn from it offline: without priors, which are not what they learn."""
+        return replace(self, priors={}, loss_weight=1.0)
 
     def labels(self) -> dict[str, str]:
         """Columns of the table beside the parameters: `layer` and `start` where they apply."""

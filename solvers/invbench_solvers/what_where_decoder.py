@@ -7,7 +7,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from invbench import training
 from invbench.activations import Identity, ReLU
 from invbench.errors import UserError
 from invbench.losses import SquaredError, SwitchedError
@@ -20,8 +19,6 @@ from invbench.unpooling import Pooled, refusal
 
 #: Side of the filters of the second layer.
 SECOND = 3
-#: Images that the training is validated on, at most.
-VALIDATED = 256
 
 
 @dataclass(frozen=True)
@@ -68,28 +65,21 @@ class WhatWhereDecoder(Solver):
     def prepare(self, setting: Setting) -> Self:
         """Fit both layers on the training images."""
         error, generator = SquaredError(), torch.Generator().manual_seed(setting.seed)
-        first, truth = _sample(setting, setting.train[: self.batch])
-        held_out, wanted = _sample(setting, setting.validation[:VALIDATED])
+        first, truth = setting.solved(setting.train[: self.batch])
         learned = _initial(_affine(first), self.width, _seen(first), truth, generator)
 
-        def loss(indices: Tensor) -> Tensor:
-            problem, truth = _sample(setting, setting.train[indices.to(setting.train.device)])
+        def loss(images: Tensor) -> Tensor:
+            problem, truth = setting.solved(images)
             return error(_decoded(problem, learned), truth).mean()
 
-        training.fit(
-            learned.values(),
-            loss,
-            len(setting.train),
-            steps=self.steps,
-            batch=self.batch,
-            lr=self.lr,
-            generator=generator,
-            validate=lambda: float(
-                error(held_out.domain.project(_decoded(held_out, learned)), wanted).mean()
-            ),
-            every=100,
-            progress=setting.progress,
-        )
+        def projected(images: Tensor) -> Tensor:
+            problem, truth = setting.solved(images)
+            return error(problem.domain.project(_decoded(problem, learned)), truth).mean()
+
+        setting.fit(
+            learned.values(), loss, generator,
+            steps=self.steps, batch=self.batch, lr=self.lr, validate=projected,
+        )  # fmt: skip
         return replace(self, learned={name: tensor.detach() for name, tensor in learned.items()})
 
     @torch.no_grad()
@@ -99,14 +89,6 @@ class WhatWhereDecoder(Solver):
             raise UserError("what_where_decoder has learnt nothing yet: prepare it first.")
         learned = {name: tensor.to(x) for name, tensor in self.learned.items()}
         yield problem.domain.project(_decoded(problem, learned))
-
-
-def _sample(setting: Setting, images: Tensor) -> tuple[Problem, Tensor]:
-    """A problem for each image, and what solves it."""
-    sample = setting.pose(images)
-    if sample.truth is None:
-        raise UserError("what_where_decoder learns from solutions, and this trial has none.")
-    return sample.problem, sample.truth
 
 
 def _affine(problem: Problem) -> Affine:

@@ -137,7 +137,7 @@ def test_refusals_and_mistakes_are_told() -> None:
 
     setting = tiny_setting(problem)
     blind = replace(setting, pose=lambda pixels: replace(setting.pose(pixels), truth=None))  # type: ignore[type-var]
-    with pytest.raises(UserError, match="learns from solutions, and this trial has none"):
+    with pytest.raises(UserError, match="learns from solutions cannot be trained here: the trial has none"):
         WhatWhereDecoder.tiny().prepare(blind)
 
     module = seeded(sequential(pool=nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))))
