@@ -240,6 +240,12 @@ def angular_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
     return _differences(x, truth, problem)[..., gabor.THETA].abs().amax(1).rad2deg()
 
 
+@_metric("higher")
+def found(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """1 where the angle of a Gabor filter is found to within a degree, else 0; the mean is the success rate."""
+    return (angular_error(x, truth, problem) <= 1).to(x.dtype)
+
+
 @_metric("lower")
 def phase_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
     """Distance in degrees of the phase psi of a Gabor filter from the true one, modulo its symmetries."""

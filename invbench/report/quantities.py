@@ -23,7 +23,7 @@ _LABELS = {
     "prepare_seconds": "offline s",
     "prepare_work": "offline work",
 }
-_HIGHER = frozenset({"psnr", "ssim", "success", "support_recovery", "activation", "diversity"})
+_HIGHER = frozenset({"psnr", "ssim", "success", "found", "support_recovery", "activation", "diversity"})
 _ORDER = ("objective", "feature_error", "mse", "psnr", "ssim", "success", "distortion_l2", "distortion_linf")
 _HUMAN = frozenset({"work", "prepare_work", "peak_memory", "iteration"})
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

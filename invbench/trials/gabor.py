@@ -80,6 +80,7 @@ class Gabor(Trial):
 
     metrics: ClassVar = (
         "angular_error",
+        "found",
         "wavelength_error",
         "phase_error",
         "sigma_error",
