@@ -242,7 +242,7 @@ def angular_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
 
 @_metric("higher")
 def found(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
-    """1 where the angle of a Gabor filter is found to within a degree, else 0; the mean is the success rate."""
+    """1 where the angle of a Gabor filter is found within a degree, else 0; the mean is the success rate."""
     return (angular_error(x, truth, problem) <= 1).to(x.dtype)
 
 

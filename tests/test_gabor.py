@@ -192,8 +192,9 @@ def test_metrics_are_zero_at_every_representative_of_the_truth() -> None:
     one = posed(filters=2)
     assert one.truth is not None
     for x in (one.truth, gabor.twin(one.truth), one.truth + 2 * math.pi * torch.eye(5)[THETA].double()):
-        for name in Gabor.metrics:
+        for name in set(Gabor.metrics) - {"found"}:
             assert scored(name, x, one).abs().max() < 1e-10
+        assert scored("found", x, one).eq(1).all()
 
 
 def test_metrics_are_errors_of_the_worst_filter() -> None:
@@ -211,6 +212,8 @@ def test_metrics_are_errors_of_the_worst_filter() -> None:
         "gamma_error": 0.3,
     }.items():
         torch.testing.assert_close(scored(name, x, one), torch.full((8,), float(expected)).double())
+    assert scored("found", x, one).eq(0).all()
+    assert scored("found", one.truth + x.new_tensor([0, math.radians(0.9), 0, 0, 0]), one).eq(1).all()
     side = one.problem.network.module.size
     kernels = [gabor_kernel(p, int(side)).flatten(2) for p in (x, one.truth)]
     errors = (kernels[0] - kernels[1]).norm(dim=2) / kernels[1].norm(dim=2)
