@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from invbench import gabor
 from invbench.problem import Problem
 
 Function = Callable[[Tensor, Tensor, Problem], Tensor]
@@ -227,6 +228,66 @@ def support_recovery(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # n
     least = ranked.gather(1, (count - 1).clamp(min=0))
     hits = active & (found >= least) & (found > 0)
     return hits.sum(1).to(x.dtype) / count.squeeze(1)
+
+
+@_metric("lower")
+def angular_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """Distance in degrees of the angle of a Gabor filter from the true one, modulo its symmetries.
+
+    Theta + pi counts as theta where psi is sought, too, or is 0 or pi (see `gabor.representative`). As in all
+    metrics of Gabor filters, of several filters the worst one counts.
+    """
+    return _differences(x, truth, problem)[..., gabor.THETA].abs().amax(1).rad2deg()
+
+
+@_metric("higher")
+def found(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """1 where the angle of a Gabor filter is found within a degree, else 0; the mean is the success rate."""
+    return (angular_error(x, truth, problem) <= 1).to(x.dtype)
+
+
+@_metric("lower")
+def phase_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """Distance in degrees of the phase psi of a Gabor filter from the true one, modulo its symmetries."""
+    return _differences(x, truth, problem)[..., gabor.PSI].abs().amax(1).rad2deg()
+
+
+@_metric("lower")
+def wavelength_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Relative error of the wavelength lambda of a Gabor filter."""
+    return _relative(x, truth, gabor.LAMBDA)
+
+
+@_metric("lower")
+def sigma_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Relative error of the width sigma of a Gabor filter."""
+    return _relative(x, truth, gabor.SIGMA)
+
+
+@_metric("lower")
+def gamma_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:  # noqa: ARG001
+    """Relative error of the aspect gamma of a Gabor filter."""
+    return _relative(x, truth, gabor.GAMMA)
+
+
+@_metric("lower")
+def kernel_error(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """Relative distance |g(x) - g(truth)| / |g(truth)| of a Gabor kernel from the true one."""
+    module = problem.network.module
+    assert isinstance(module, gabor.GaborFiltering)
+    found, true = (gabor.gabor_kernel(parameters, module.size).flatten(2) for parameters in (x, truth))
+    error: Tensor = (found - true).norm(dim=2) / true.norm(dim=2)
+    return error.amax(1)
+
+
+def _differences(x: Tensor, truth: Tensor, problem: Problem) -> Tensor:
+    """Gabor parameters less the true ones, modulo the symmetries, (B, F, 5)."""
+    return x - gabor.representative(truth, x, *gabor.bounds(problem))
+
+
+def _relative(x: Tensor, truth: Tensor, which: int) -> Tensor:
+    """Relative error of a Gabor parameter that is positive, that of the worst filter, (B,)."""
+    return (x[..., which] / truth[..., which] - 1).abs().amax(1)
 
 
 def _distances(x: Tensor) -> Tensor:

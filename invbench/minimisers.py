@@ -1,4 +1,6 @@
-"""What several minimisers share: the L-BFGS recursion and step lengths, both per instance, and schedules."""
+"""What several minimisers share: recursions, damped steps and step lengths, per instance, and schedules."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -71,6 +73,67 @@ def shrinkage(predicted: Tensor, change: Tensor) -> Tensor:
     """
     lowest = predicted / (2 * (predicted - change))
     return torch.where(change.isnan(), 0.5, lowest.clamp(0.1, 0.5))
+
+
+class Moments:
+    """Running means of the gradient and of its square, by which Adam scales its steps.
+
+        m <- b1 m + (1 - b1) g,    v <- b2 v + (1 - b2) g^2
+
+    Args:
+        like: a tensor of the shape of the gradients.
+        betas: b1 and b2.
+        epsilon: guards the division.
+
+    References:
+        Kingma & Ba, Adam: a method for stochastic optimization, ICLR 2015, Algorithm 1.
+    """
+
+    def __init__(
+        self, like: Tensor, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8
+    ) -> None:
+        self._m, self._v = torch.zeros_like(like), torch.zeros_like(like)
+        self._betas, self._epsilon, self._t = betas, epsilon, 0
+
+    def add(self, g: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Take a gradient into the means.
+
+        Returns:
+            m, sqrt(v / (1 - b2^t)) + epsilon and 1 - b1^t: Adam's step is the first over the others.
+        """
+        b1, b2 = self._betas
+        self._t += 1
+        self._m.lerp_(g, 1 - b1)
+        self._v.mul_(b2).addcmul_(g, g, value=1 - b2)
+        spread = torch.sqrt(self._v).mul_(1 / math.sqrt(1 - b2**self._t)).add_(self._epsilon)
+        return self._m, spread, 1 - b1**self._t
+
+
+def damped_step(jacobian: Tensor, residual: Tensor, damping: Tensor, free: Tensor) -> Tensor:
+    """The step of Levenberg and Marquardt, s = -(J^T J + mu diag(J^T J))^-1 J^T r.
+
+    Scaling by the diagonal makes it independent of the units of the unknowns.
+
+    Args:
+        jacobian: J, (..., m, n).
+        residual: r, (..., m).
+        damping: mu > 0, (...).
+        free: unknowns that may move, (..., n) bool; the others get 0.
+
+    Returns:
+        s, (..., n); 0 for an unknown on which nothing depends.
+
+    References:
+        Marquardt, SIAM J. Appl. Math. 1963; Nocedal & Wright 2006, section 10.3.
+    """
+    columns = jacobian * free[..., None, :]
+    gram = columns.mT @ columns
+    slope = (columns.mT @ residual[..., None])[..., 0]
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    fixed = (diagonal == 0).to(gram.dtype)
+    system = gram + torch.diag_embed(damping[..., None] * diagonal + fixed)
+    step: Tensor = torch.linalg.solve(system, -slope)
+    return step
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 minimise over x in C    w f_loss(f(x), y) + sum_i w_i R_i(f_i(x))
 """
 
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,6 +103,36 @@ class Problem:
         self.meter.count("applications", self.network.multiply_adds)
         self.meter.count("adjoints", self.network.multiply_adds)
         return value.detach(), gradient
+
+    def output(self, x: Tensor) -> Tensor:
+        """f(x), (B, ...), for solvers that want more than the value; counts one application."""
+        with torch.no_grad():
+            output = self.network(x)
+        self.meter.count("applications", self.network.multiply_adds)
+        return output
+
+    def linearised(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """The output f(x) and its derivatives along some directions, by forward differentiation.
+
+        Counts one application, and one more for every direction.
+
+        Args:
+            x: where, (B, ...).
+            directions: the same for all instances, (n, *network.input_shape).
+
+        Returns:
+            f(x), (B, ...), and f'(x) d for every direction d, (n, B, ...).
+        """
+
+        def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+            both: tuple[Tensor, Tensor] = torch.func.jvp(self.network, (x,), (direction.expand_as(x),))  # type: ignore[assignment]
+            return both
+
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch warns of what it loads here itself
+            output, derivatives = torch.func.vmap(along, out_dims=(None, 0))(directions)  # type: ignore[arg-type]
+        self.meter.count("applications", self.network.multiply_adds, times=1 + len(directions))
+        return output.detach(), derivatives.detach()
 
     def terms(self, x: Tensor) -> dict[str, Tensor]:
         """Every term at x by name, unweighted, and their weighted sum: what records show.

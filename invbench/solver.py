@@ -60,6 +60,10 @@ class Randomness:
         """Standard normal numbers, `(B, *shape)`: one stream per instance."""
         return self._tensor(np.stack([rng.standard_normal(shape) for rng in self._each]))
 
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Numbers uniform on [0, 1), `(B, *shape)`: one stream per instance."""
+        return self._tensor(np.stack([rng.random(shape) for rng in self._each]))
+
     def _tensor(self, draws: np.typing.NDArray[np.float64]) -> Tensor:
         return torch.from_numpy(draws).to(self._like.device, self._like.dtype)
 

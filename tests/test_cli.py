@@ -288,3 +288,13 @@ def test_plan_shows_the_matrix_and_runs_nothing(invbench, study, tmp_path: Path)
     assert "4 cells, about" in outcome.out
     assert "tuned" in outcome.out
     assert not (tmp_path / "results").exists()
+
+
+def test_a_warning_to_the_user_is_a_sentence_and_one_about_code_has_its_place() -> None:
+    from invbench.cli import format_warning
+
+    assert format_warning(UserWarning("wavelengths alias."), UserWarning, "a.py", 3) == (
+        "invbench: wavelengths alias.\n"
+    )
+    told = format_warning(DeprecationWarning("old"), DeprecationWarning, "a.py", 3, "old()")
+    assert told == "a.py:3: DeprecationWarning: old\n  old()\n"

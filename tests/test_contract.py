@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from invbench.gabor import Filtering
 from invbench.meter import Meter
 from invbench.metered import MeteredGramSolver
 from invbench.operators import Convolution, Dense, TransposedConvolution
@@ -115,6 +116,8 @@ def test_the_meter_agrees_with_what_was_applied(
     solving = False
 
     def forward(module: object, inputs: tuple[Tensor], output: Tensor) -> None:
+        if solving:
+            return
         note("applications", len(output), problem.network.multiply_adds)
         if output.requires_grad:
             output.register_hook(lambda g: note("adjoints", len(g), problem.network.multiply_adds))
@@ -140,9 +143,20 @@ def test_the_meter_agrees_with_what_was_applied(
         note("gram_solves", len(r), gram.solver.multiply_adds_with_output)
         return result
 
+    def linearised(problem: Problem, x: Tensor, directions: Tensor) -> Any:
+        nonlocal solving
+        solving = True
+        result = linearise(problem, x, directions)
+        solving = False
+        note("applications", len(x) * (1 + len(directions)), problem.network.multiply_adds)
+        assert result[1].shape == (len(directions), *result[0].shape)
+        return result
+
+    linearise = Problem.linearised
+    monkeypatch.setattr(Problem, "linearised", linearised)
     solve = MeteredGramSolver.with_output
     monkeypatch.setattr(MeteredGramSolver, "with_output", with_output)
-    for kind in (Convolution, TransposedConvolution, Dense):
+    for kind in (Convolution, TransposedConvolution, Dense, Filtering):
         monkeypatch.setattr(kind, "__call__", counted("applications", kind.__call__))
         monkeypatch.setattr(kind, "linear", counted("applications", kind.linear))
         monkeypatch.setattr(kind, "adjoint", counted("adjoints", kind.adjoint))

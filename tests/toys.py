@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from invbench.domains import Box, L2BallInBox, LinfBallInBox, ModelSparse, Reals
 from invbench.filters import code_shape, random_filters, synthesis
+from invbench.gabor import GaborFiltering
 from invbench.harness.bench import Bench
 from invbench.losses import CrossEntropy, SquaredError, SwitchedError, TargetedMargin
 from invbench.meter import Meter
@@ -61,6 +62,30 @@ def tiny_synthesis(dtype: torch.dtype = torch.float64) -> Network:
     return parse(synthesis(weight, SHAPE[1:]), code_shape(weight, SHAPE[1:]), "synthesis")
 
 
+def tiny_gabor(batch: int, dtype: torch.dtype) -> dict[str, tuple[Problem, Tensor]]:
+    """All parameters of Gabor filters, and theta alone, from a noisy image and what they make of it."""
+    generator = torch.Generator().manual_seed(5)
+    draws = torch.rand(2 * batch + 24, 24, generator=generator, dtype=torch.float64).to(dtype)
+    module = GaborFiltering(draws[2 * batch :].clone(), 15)
+    network = parse(module, module.input_shape, "gabor")
+    low = torch.tensor([3, -6.5, -6.5, 1.5, 0.5], dtype=dtype).expand(1, 1, 5)
+    high = torch.tensor([5, 6.5, 6.5, 2.5, 1], dtype=dtype).expand(1, 1, 5)
+    middle, half = torch.tensor([4, 0, 0, 2, 0.75]), torch.tensor([0.9, 3, 3, 0.5, 0.25])
+    truth, start = ((middle + half * (2 * draws[n::2][:batch, None, :5] - 1)).to(dtype) for n in (0, 1))
+    known = truth.clone()
+    known[..., 1] = start[..., 1]
+    lowest, highest = truth.clone(), truth.clone()
+    lowest[..., 1], highest[..., 1] = -6.5, 6.5
+
+    def problem(box: Box) -> Problem:
+        return Problem(network, network(truth), SquaredError(), box, (), Meter(batch))
+
+    return {
+        "gabor": (problem(Box(low, high)), start),
+        "gabor angle": (problem(Box(lowest, highest)), known),
+    }
+
+
 def tiny_problems(batch: int = 3, dtype: torch.dtype = torch.float64) -> dict[str, tuple[Problem, Tensor]]:
     """Problems with starts, one of every kind that solvers meet."""
     network, rough = tiny_network(dtype), black_box(dtype)
@@ -100,6 +125,7 @@ def tiny_problems(batch: int = 3, dtype: torch.dtype = torch.float64) -> dict[st
         "linear features in a box": (problem(affine, affine(truth), SquaredError(), box), start),
         "sparse code": (problem(linear, signals, SquaredError(), sparse), torch.zeros_like(numbers)),
         "l1 code": (problem(linear, signals, SquaredError("none"), Reals(), l1), torch.zeros_like(numbers)),
+        **tiny_gabor(batch, dtype),
     }
 
 

@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that help comes at once.
 """
 
 import sys
+import warnings
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -29,8 +30,18 @@ def _add_commands() -> None:
 _add_commands()
 
 
+def format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning to the user as one sentence; one about code, such as a deprecation, with its place."""
+    if category is UserWarning:
+        return f"invbench: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n" + (f"  {line}\n" if line else "")
+
+
 def main() -> None:
     """Entry point: a mistake of the user becomes one sentence and exit code 2."""
+    warnings.formatwarning = format_warning
     try:
         cli(standalone_mode=True)
     except UserError as error:

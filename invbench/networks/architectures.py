@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from invbench.errors import UserError
+from invbench.gabor.layer import GaborConv2d
 from invbench.operators import Normalise
 
 #: Means and standard deviations of natural images, roughly; networks trained elsewhere bring their own.
@@ -97,10 +98,24 @@ def architecture(
 def lenet(classes: int, size: int) -> nn.Module:
     """LeNet type: two 5 x 5 convolutions (16, 32), 2 x 2 max-pools, three dense layers; 32 px."""
     _demand(size, 8, 4, "lenet")
+    return _lenet(classes, size, nn.Conv2d(3, 16, 5, padding=2))
+
+
+@architecture(Recipe(epochs=12, shift=2))
+def gabor_net(classes: int, size: int, kernel: int = 5) -> nn.Module:
+    """The LeNet type with Gabor filters of `kernel` pixels in its first layer, five parameters a filter."""
+    if isinstance(kernel, bool) or not isinstance(kernel, int) or kernel < 1 or kernel % 2 == 0:
+        raise ValueError(f"kernel is {kernel!r}, but an odd whole number is needed")
+    _demand(size, 8, 4, "gabor_net")
+    return _lenet(classes, size, GaborConv2d(3, 16, kernel))
+
+
+def _lenet(classes: int, size: int, first: nn.Module) -> nn.Module:
+    """What follows the first convolution of the LeNet type, with that in front."""
     return nn.Sequential(
         OrderedDict(
             normalise=Normalise(MEAN, STD),
-            conv1=nn.Sequential(nn.Conv2d(3, 16, 5, padding=2), nn.ReLU()),
+            conv1=nn.Sequential(first, nn.ReLU()),
             pool1=nn.MaxPool2d(2),
             conv2=nn.Sequential(nn.Conv2d(16, 32, 5, padding=2), nn.ReLU()),
             pool2=nn.MaxPool2d(2),

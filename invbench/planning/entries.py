@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from invbench.analyses.contract import Analysis
 from invbench.documents import Document, Place
@@ -95,14 +95,8 @@ class Entries:
 
     def _readers(self, kind: type[Any]) -> dict[str, Any]:
         """How to read the fields of a kind that are entries."""
-        hints = get_type_hints(kind)
         readers = ((Trial, self.trials), (Solver, self.solvers))
-        return {
-            field.name: read
-            for field in fields(kind)
-            for base, read in readers
-            if isinstance(hints[field.name], type) and issubclass(hints[field.name], base)
-        }
+        return {name: read for base, read in readers for name in _fields_of(kind, base)}
 
     def _within(self, read: Any, place: Place, value: Any) -> Iterator[Chosen[Any]]:
         """The variants of an entry within, or of each of a list of them."""
@@ -113,6 +107,22 @@ class Entries:
             self.document.mistake(place, "needs at least one entry")
         for n, item in enumerate(value):
             yield from read((*place, n), item)
+
+
+def solver_fields(kind: type[Any]) -> list[str]:
+    """The fields of a kind that are solver entries, as the inner solver of `multistart`."""
+    return _fields_of(kind, Solver)
+
+
+def _fields_of(kind: type[Any], base: type[Any]) -> list[str]:
+    """The fields whose type is a base, or one of its kinds, or that or None."""
+    hints = get_type_hints(kind)
+    types = {field.name: get_args(hints[field.name]) or (hints[field.name],) for field in fields(kind)}
+    return [
+        name
+        for name, options in types.items()
+        if any(isinstance(option, type) and issubclass(option, base) for option in options)
+    ]
 
 
 def _singular(key: str, kind: type[Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from invbench.documents import Place
 from invbench.method import Method, Share
 from invbench.planning.axes import expand
-from invbench.planning.entries import Entries
+from invbench.planning.entries import Entries, solver_fields
 from invbench.solver import Solver
 from invbench.trials.terms import check_priors
 from invbench.validation import known, validate
@@ -81,7 +81,15 @@ class Methods:
         if name is None or not known(self.entries.document, "solver", name, solvers, place):
             return None
         parameters = {**own, **given} if merge else own
-        solver = validate(self.entries.document, solvers[name], parameters, place)
+        within = {
+            key: self._stage(parameters[key], {}, False, (*place, key))
+            for key in solver_fields(solvers[name])
+            if parameters.get(key) is not None
+        }
+        if None in within.values():
+            return None
+        inner = {key: stage[1] for key, stage in within.items() if stage is not None}
+        solver = validate(self.entries.document, solvers[name], {**parameters, **inner}, place)
         return None if solver is None else (name, solver)
 
     def _shares(self, shares: Sequence[Share], stages: int, place: Place) -> bool:

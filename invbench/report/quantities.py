@@ -12,13 +12,18 @@ _LABELS = {
     "relative_l2": "relative L2",
     "distortion_l2": "distortion L2",
     "distortion_linf": "distortion L∞",
+    "angular_error": "angular error [°]",
+    "phase_error": "phase error [°]",
+    "wavelength_error": "λ error",
+    "sigma_error": "σ error",
+    "gamma_error": "γ error",
     "iteration": "iterations",
     "work": "work",
     "peak_memory": "memory",
     "prepare_seconds": "offline s",
     "prepare_work": "offline work",
 }
-_HIGHER = frozenset({"psnr", "ssim", "success", "support_recovery", "activation", "diversity"})
+_HIGHER = frozenset({"psnr", "ssim", "success", "found", "support_recovery", "activation", "diversity"})
 _ORDER = ("objective", "feature_error", "mse", "psnr", "ssim", "success", "distortion_l2", "distortion_linf")
 _HUMAN = frozenset({"work", "prepare_work", "peak_memory", "iteration"})
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

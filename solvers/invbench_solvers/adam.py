@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from invbench.minimisers import elapsed, geometric
+from invbench.minimisers import Moments, elapsed, geometric
 from invbench.problem import Problem
 from invbench.solver import Count, Fraction, NonNegative, Positive, ProperFraction, Randomness, Solver
 
@@ -75,18 +75,15 @@ class Adam(Solver):
     def iterates(self, problem: Problem, x: Tensor, rng: Randomness) -> Iterator[Tensor]:
         """One network pass an iterate."""
         domain = problem.domain
-        x, m, v = domain.project(x).clone(), torch.zeros_like(x), torch.zeros_like(x)
+        x, moments = domain.project(x).clone(), Moments(x, self.betas, self.epsilon)
         running = torch.ones(len(x), *(1,) * (x.ndim - 1), dtype=torch.bool, device=x.device)
-        b1, b2 = self.betas
         t = 0
         while True:
             scale = geometric(*self.prior_scale, elapsed(t, self.horizon))
             _, g = problem.value_and_gradient(x, self._shift(t, rng), scale, rng.grid(self.patch_stride))
+            m, spread, bias = moments.add(g)
+            rate = self.lr * self._decay(t) / bias
             t += 1
-            m.lerp_(g, 1 - b1)
-            v.mul_(b2).addcmul_(g, g, value=1 - b2)
-            rate = self.lr * self._decay(t - 1) / (1 - b1**t)
-            spread = torch.sqrt(v).mul_(1 / math.sqrt(1 - b2**t)).add_(self.epsilon)
             if self.boundary == "project":
                 x = domain.project_(x.addcdiv_(m, spread, value=-rate))
             else:

@@ -15,6 +15,7 @@ from invbench.networks.architectures import InceptionBlock, Recipe, ResidualBloc
 
 #: Architectures of our own at small sizes: name, pixels, parameters, stages.
 SMALL: list[tuple[str, int, dict[str, float | str], str]] = [
+    ("gabor_net", 16, {}, "conv1 pool1 conv2 pool2 fc1 fc2 fc3"),
     ("lenet", 32, {}, "conv1 pool1 conv2 pool2 fc1 fc2 fc3"),
     (
         "vgg11",
@@ -53,7 +54,17 @@ CONSTANTS = {"normalise.mean", "normalise.std"}
 
 
 def test_the_catalogue_has_a_line_about_each() -> None:
-    ours = {"lenet", "vgg11", "alexnet", "random_cnn", "random_vgg16", "shallow_cnn", "resnet", "inception"}
+    ours = {
+        "lenet",
+        "gabor_net",
+        "vgg11",
+        "alexnet",
+        "random_cnn",
+        "random_vgg16",
+        "shallow_cnn",
+        "resnet",
+        "inception",
+    }
     theirs = {
         f"torchvision_{name}" for name in ("alexnet", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn", "resnet18")
     }
