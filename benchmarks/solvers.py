@@ -15,13 +15,16 @@ from invbench.registry import catalogue
 from invbench.solver import Randomness
 
 ITERATES = 20
+#: Of Gabor filters whose kernels fit the images.
+GABOR = (("draws", 16), ("wavelength", (2.5, 3.0)))
 
 
 @cache
 def running(name: str, trial: str, device: str) -> Callable[[], Tensor]:
     """A function that takes the next iterate of a solver which is under way."""
     layer = "pool2" if trial == "preimage" else None
-    step = problems.stepper(name, Task(trial, layer, plain=True, device=device))
+    options = GABOR if trial == "gabor" else ()
+    step = problems.stepper(name, Task(trial, layer, plain=True, device=device, options=options))
     for _ in range(3):
         step()
     return step
@@ -42,12 +45,12 @@ def bare(task: Task) -> Callable[[], object]:
 
 
 class _Solver:
-    """One solver on 32 images of 3 x 32 x 32 pixels; n/a where it does not take the problem."""
+    """One solver on 32 images of 32 px, or on 16 Gabor filters; n/a where it does not take the problem."""
 
     name = ""
     timeout = 120.0
     repeat = (3, 50, 5.0)
-    params = (["preimage", "adversarial"], ["cpu", "cuda"])
+    params = (["preimage", "adversarial", "gabor"], ["cpu", "cuda"])
     param_names = ("trial", "device")
 
     def setup(self, trial: str, device: str) -> None:
