@@ -12,6 +12,7 @@ from invbench.losses import SquaredError
 from invbench.meter import Meter
 from invbench.network import parse
 from invbench.problem import Problem
+from invbench.trials.gabor import Gabor
 from tests.modules import sequential
 from tests.toys import tiny_problems
 
@@ -82,10 +83,9 @@ def test_image_metrics_clip_to_the_one_range(name: str, generator: torch.Generat
 
 @pytest.mark.parametrize("name", sorted(FOUND))
 def test_a_batch_equals_its_members(name: str, generator: torch.Generator) -> None:
-    truth = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
-    x = torch.rand(3, 3, 8, 8, generator=generator, dtype=torch.float64)
-    which = "class in a box" if name == "success" else "features in a box"
-    problem, _ = tiny_problems()[which]
+    special = {"success": "class in a box", **dict.fromkeys(set(Gabor.metrics), "gabor")}
+    problem, start = tiny_problems()[special.get(name, "features in a box")]
+    x, truth = (torch.rand(start.shape, generator=generator, dtype=torch.float64) for _ in range(2))
     together = FOUND[name](x, truth, problem)
     assert together.shape == (3,)
     for i in range(3):
