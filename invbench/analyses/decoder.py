@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from invbench import training
 from invbench.analyses.contract import Refused
+from invbench.decoders import missed
 from invbench.network import Network
 from invbench.unpooling import spread
 
@@ -221,7 +222,7 @@ class Schooling:
             pools = encoder(images)
             targets = [images, *(pool.values for pool in pools[:-1])]
             found = [block(pool.values, pool.switches) for block, pool in zip(blocks, pools, strict=True)]
-            return torch.stack([_missed(*pair) for pair in zip(found, targets, strict=True)]).sum()
+            return torch.stack([missed(*pair) for pair in zip(found, targets, strict=True)]).sum()
 
         self._train(nn.ModuleList(blocks), loss, self.steps, self.lr, generator)
 
@@ -230,7 +231,7 @@ class Schooling:
 
         def loss(images: Tensor) -> Tensor:
             pools = encoder(images)
-            return _missed(decoder(pools[len(decoder.blocks) - 1].values, pools), images)
+            return missed(decoder(pools[len(decoder.blocks) - 1].values, pools), images)
 
         self._train(decoder, loss, self.tuning, GENTLY * self.lr, generator)
         return decoder
@@ -249,11 +250,6 @@ class Schooling:
             validate=lambda: float(loss(self.validation)),
             every=EVERY,
         )
-
-
-def _missed(found: Tensor, wanted: Tensor) -> Tensor:
-    """|found - wanted|^2 / |wanted|^2 of a whole batch: an instance near 0 does not outweigh the others."""
-    return (found - wanted).square().sum() / wanted.square().sum().clamp(min=torch.finfo(wanted.dtype).tiny)
 
 
 def _filters(count: int, channels: int, generator: torch.Generator) -> Tensor:

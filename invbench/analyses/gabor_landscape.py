@@ -101,5 +101,4 @@ def first_of(posed: Posed, name: str) -> Problem:
 
 def repeated(problem: Problem, count: int) -> Problem:
     """The first instance of a problem, so many times, with a meter of its own."""
-    found = replace(problem, meter=Meter(problem.size)).select(torch.zeros(count, dtype=torch.int64))
-    return replace(found, meter=Meter(count))
+    return replace(problem.select(torch.zeros(count, dtype=torch.int64)), meter=Meter(count))
