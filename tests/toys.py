@@ -144,6 +144,20 @@ def tiny_setting(problem: Problem) -> Setting:
     return Setting(pose, x[:32], x[32:], 0, lambda *_: None)
 
 
+def check_training_repeats(solver: Solver, problem: Problem) -> None:
+    """A training repeats itself for its seed, touches no global state, and leaves the recipe as it was."""
+    state = torch.random.get_rng_state()
+    first, again = (solver.prepare(tiny_setting(problem)) for _ in range(2))
+    other = solver.prepare(replace(tiny_setting(problem), seed=1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert first.learned is not None and again.learned is not None and other.learned is not None
+    for name, tensor in first.learned.items():
+        assert not tensor.requires_grad
+        assert torch.equal(tensor, again.learned[name])
+        assert not torch.equal(tensor, other.learned[name])
+    assert first == solver, "what is learned is no hyper-parameter"
+
+
 @dataclass(frozen=True)
 class Scripted(Solver):
     """A solver that does what a test tells it to.

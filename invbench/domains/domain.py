@@ -48,6 +48,12 @@ class Domain(ABC):
         """The lowest and the highest values, where the set is a box; None where it is not."""
         return None
 
+    @property
+    def is_bounded_box(self) -> bool:
+        """Whether the set is a box whose bounds are finite, so that points can be drawn from all over it."""
+        bounds = self.bounds
+        return bounds is not None and all(bool(torch.as_tensor(one).isfinite().all()) for one in bounds)
+
     def select(self, indices: Tensor) -> Self:
         """The domain of a sub-batch; indices: (b,) int64, repeats allowed."""
         # The parts of a valid domain are valid: the checks of the constructor do not run again.

@@ -41,8 +41,7 @@ class DifferentialEvolution(Solver):
         few = too_many(problem)
         if few:
             return f"differential_evolution {few}"
-        bounds = problem.domain.bounds
-        if bounds is None or not all(torch.as_tensor(bound).isfinite().all() for bound in bounds):
+        if not problem.domain.is_bounded_box:
             return f"differential_evolution needs a bounded box, and the domain here is {problem.domain.name}"
         return None
 

@@ -34,8 +34,7 @@ class Multistart(Solver):
 
     def refuses(self, problem: Problem) -> str | None:
         """It needs a bounded box to draw from, and what the inner solver needs."""
-        bounds = problem.domain.bounds
-        if bounds is None or not all(torch.as_tensor(bound).isfinite().all() for bound in bounds):
+        if not problem.domain.is_bounded_box:
             return f"multistart draws starts from a bounded box, and the domain here is {problem.domain.name}"
         if self.inner is None:
             return None

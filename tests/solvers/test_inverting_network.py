@@ -25,7 +25,7 @@ from invbench.trials import offline
 from invbench.trials.contract import Scene
 from invbench.trials.preimage import Preimage
 from tests.modules import normalise, seeded, sequential
-from tests.toys import tiny_problems, tiny_setting
+from tests.toys import check_training_repeats, tiny_problems, tiny_setting
 
 REGIMES = ["solo", "stacked", "joint", "end-to-end"]
 CHAINED = REGIMES[1:]
@@ -204,17 +204,7 @@ def test_its_meter_counts_all_layers(kind: Any) -> None:
 
 def test_it_repeats_itself_and_leaves_the_world_as_it_was() -> None:
     problem = three_operations()
-    state = torch.random.get_rng_state()
-    tiny = replace(InvertingNetwork.tiny(), steps=3)
-    first, again = (tiny.prepare(tiny_setting(problem)) for _ in range(2))
-    other = tiny.prepare(replace(tiny_setting(problem), seed=1))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert first.learned is not None and again.learned is not None and other.learned is not None
-    for name, tensor in first.learned.items():
-        assert not tensor.requires_grad
-        assert torch.equal(tensor, again.learned[name])
-        assert not torch.equal(tensor, other.learned[name])
-    assert first == tiny, "what is learned is no hyper-parameter"
+    check_training_repeats(replace(InvertingNetwork.tiny(), steps=3), problem)
     assert all(parameter.grad is None for parameter in problem.network.module.parameters())
 
 

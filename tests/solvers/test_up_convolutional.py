@@ -23,7 +23,7 @@ from invbench.trials import offline
 from invbench.trials.contract import Scene
 from invbench.trials.preimage import Preimage
 from tests.modules import seeded, sequential
-from tests.toys import black_box, tiny_problems, tiny_setting
+from tests.toys import black_box, check_training_repeats, tiny_problems, tiny_setting
 
 
 def decoded(solver: UpConvolutional, problem: Problem) -> Tensor:
@@ -155,17 +155,7 @@ def test_the_loss_is_its_definition(weight: float) -> None:
 
 def test_it_repeats_itself_and_leaves_the_world_as_it_was() -> None:
     problem = pooled(8, 2)
-    state = torch.random.get_rng_state()
-    tiny = replace(UpConvolutional.tiny(), steps=3)
-    first, again = (tiny.prepare(tiny_setting(problem)) for _ in range(2))
-    other = tiny.prepare(replace(tiny_setting(problem), seed=1))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert first.learned is not None and again.learned is not None and other.learned is not None
-    for name, tensor in first.learned.items():
-        assert not tensor.requires_grad
-        assert torch.equal(tensor, again.learned[name])
-        assert not torch.equal(tensor, other.learned[name])
-    assert first == tiny, "what is learned is no hyper-parameter"
+    check_training_repeats(replace(UpConvolutional.tiny(), steps=3), problem)
 
 
 def test_a_black_box_is_taken_and_what_is_refused() -> None:

@@ -23,7 +23,7 @@ from invbench.trials.contract import Posed, Scene
 from invbench.trials.unpool import Unpool
 from invbench.unpooling import cornered
 from tests.modules import seeded, sequential
-from tests.toys import tiny_problems, tiny_setting
+from tests.toys import check_training_repeats, tiny_problems, tiny_setting
 
 
 def decoded(solver: Solver, problem: Problem) -> Tensor:
@@ -87,16 +87,7 @@ def test_known_switches_are_seen_beside_the_pooled_values(generator: torch.Gener
 
 def test_the_training_repeats_itself_and_leaves_the_world_as_it_was() -> None:
     problem, _ = tiny_problems()["pooled values and switches"]
-    state = torch.random.get_rng_state()
-    first, again = (WhatWhereDecoder.tiny().prepare(tiny_setting(problem)) for _ in range(2))
-    other = WhatWhereDecoder.tiny().prepare(replace(tiny_setting(problem), seed=1))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert first.learned is not None and again.learned is not None and other.learned is not None
-    for name, tensor in first.learned.items():
-        assert not tensor.requires_grad
-        assert torch.equal(tensor, again.learned[name])
-        assert not torch.equal(tensor, other.learned[name])
-    assert first == WhatWhereDecoder.tiny(), "what is learnt is no hyper-parameter"
+    check_training_repeats(WhatWhereDecoder.tiny(), problem)
 
 
 def photographs() -> tuple[Scene, Setting, Any]:
